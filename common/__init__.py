@@ -1,0 +1,1 @@
+"""What both tracks share. Imports neither track."""

@@ -1,0 +1,1 @@
+"""Text, image and late-interaction encoders, and the resumable embedding store."""

@@ -1,0 +1,1 @@
+"""The leaderboards' own rules, with the Kaggle signature."""

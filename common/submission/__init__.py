@@ -1,0 +1,1 @@
+"""Writers, readers and validators of each competition's submission file."""

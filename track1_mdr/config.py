@@ -1,0 +1,242 @@
+"""Track 1's configuration: one section a stage, one model a route. `configs/*.yaml` are instances of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from common.config import Config
+
+CONFIG_FOLDER = Path(__file__).parent / "configs"
+Scalar = int | float | str | bool
+
+
+class OcrConfig(Config):
+    """Optical character recognition of PDF pages (rapidocr)."""
+
+    enabled: bool = True
+    min_words: int = Field(10, ge=0, description="a page with fewer words in its text layer is read whole")
+    page_pixels: int = Field(1000, ge=200, le=4000, description="long side of a whole page, in pixels")
+    figures: bool = Field(True, description="also read raster figures on pages that have a text layer")
+    figure_share: float = Field(0.03, gt=0, le=1, description="smallest figure, as a share of the page's area")
+    workers: int = Field(0, ge=0, description="processes; 0 = one per core")
+
+
+class DataConfig(Config):
+    """How files become tables."""
+
+    text: Literal["auto", "ocr_text", "vlm_text", "both"] = Field(
+        "auto", description="which text of the page table the text routes read; auto = vlm_text and ocr_text joined"
+    )
+    page_source: Literal["auto", "table", "pdfs"] = Field(
+        "auto", description="auto = the official page table where present, else the PDFs"
+    )
+    image_pixels: int = Field(1240, ge=200, le=4000, description="long side of a PDF page image, in pixels")
+    m2kr_restrict: Literal["none", "block_prefix"] = Field(
+        "none", description="block_prefix = the 1st place's restriction by query block and passage id prefix"
+    )
+    allow_faults: int = Field(0, ge=0, description="failed pages or images that a run may leave out")
+    ocr: OcrConfig = OcrConfig()
+
+
+class Bm25Config(Config):
+    """BM25 over pages or over chunks of pages, best chunk counts (bm25s)."""
+
+    type: Literal["bm25"]
+    unit: Literal["page", "chunk"] = "page"
+    scope: Literal["document", "collection"] = Field("document", description="where document frequencies are counted")
+    k1: float = Field(1.2, ge=0)
+    b: float = Field(0.75, ge=0, le=1)
+    words: int = Field(150, ge=1, description="chunk length in words")
+    stride: int = Field(110, ge=1)
+    top: int = Field(1000, ge=1, description="passages kept per query where all passages are candidates")
+
+
+class ReferenceConfig(Config):
+    """The question names a page, slide, figure or table."""
+
+    type: Literal["reference"]
+
+
+class TextModelConfig(Config):
+    """A text encoder by hub name or local folder."""
+
+    model: str
+    backend: Literal["auto", "torch", "onnx"] = "auto"
+    query_prompt: str = ""
+    passage_prompt: str = ""
+    max_tokens: int = Field(256, ge=8)
+    batch_size: int = Field(32, ge=1)
+
+
+class DenseTextConfig(TextModelConfig):
+    """Single-vector text retrieval; chunk to page by maximum."""
+
+    type: Literal["dense_text"]
+    words: int = Field(150, ge=1)
+    stride: int = Field(110, ge=1)
+    top: int = Field(1000, ge=1)
+
+
+class ColbertConfig(TextModelConfig):
+    """Late interaction over text: sum over query tokens of the best passage token (MaxSim)."""
+
+    type: Literal["colbert"]
+    words: int = Field(150, ge=1)
+    stride: int = Field(110, ge=1)
+    top: int = Field(1000, ge=1)
+
+
+class LayoutConfig(Config):
+    """BM25 over layout blocks (title, text, figure, table), best block counts."""
+
+    type: Literal["layout"]
+    k1: float = Field(1.2, ge=0)
+    b: float = Field(0.75, ge=0, le=1)
+    min_words: int = Field(8, ge=1, description="smaller blocks are joined with the next ones")
+    top: int = Field(1000, ge=1)
+
+
+class ImageConfig(Config):
+    """CLIP-like image encoder: text to page image, query image to screenshot and its sub-figures."""
+
+    type: Literal["image"]
+    model: str = Field(description="open_clip architecture, hub name (hf-hub:...) or local folder")
+    pretrained: str | None = Field(None, description="open_clip weights tag or a local file; none = random weights")
+    sub_figures: bool = Field(True, description="also embed figures cut out of passage screenshots")
+    query: Literal["auto", "text", "image", "both"] = "auto"
+    batch_size: int = Field(32, ge=1)
+    top: int = Field(100, ge=1)
+
+
+class PageImageConfig(Config):
+    """Late interaction of question tokens and page image patches: the ColPali and ColQwen2 family."""
+
+    type: Literal["page_image_late_interaction"]
+    model: str
+    batch_size: int = Field(4, ge=1)
+    dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
+    max_pixels: int | None = None
+    join_text: bool = Field(False, description="append the page text's tokens to the page's (3rd place)")
+    top: int = Field(100, ge=1)
+
+
+class SubfigureConfig(Config):
+    """Query image against figures cut out of screenshots, verified by matched keypoints (RANSAC)."""
+
+    type: Literal["subfigure"]
+    max_figures: int = Field(10, ge=1, description="figures per screenshot")
+    min_inliers: int = Field(12, ge=4)
+    min_inlier_ratio: float = Field(0.3, ge=0, le=1)
+    shortlist: int = Field(50, ge=1, description="passages per query whose keypoints are matched")
+    features: int = Field(500, ge=50, description="keypoints per image")
+    top: int = Field(100, ge=1)
+
+
+class MyRouteConfig(Config):
+    """A team's own route: `my_route.py` reads what it likes from `params`."""
+
+    type: Literal["my_route"]
+    params: dict[str, Scalar] = {}
+
+
+RouteConfig = Annotated[
+    Bm25Config
+    | ReferenceConfig
+    | DenseTextConfig
+    | ColbertConfig
+    | LayoutConfig
+    | ImageConfig
+    | PageImageConfig
+    | SubfigureConfig
+    | MyRouteConfig,
+    Field(discriminator="type"),
+]
+
+
+class RrfConfig(Config):
+    """Reciprocal rank fusion: sum of weight / (k + rank)."""
+
+    type: Literal["rrf"]
+    k: float = Field(10, gt=0)
+    weights: dict[str, float] = Field({}, description="by route; 1 where not given")
+
+
+class ZScoreConfig(Config):
+    """Weighted per-query z-scores over the union; a missing score takes the lowest observed z-score."""
+
+    type: Literal["zscore"]
+    weights: dict[str, float] = {}
+
+
+class LearnedConfig(Config):
+    """LightGBM LambdaMART over all routes' scores, ranks and query features."""
+
+    type: Literal["learned"]
+    model: str = Field(description="folder of a fitted fusion: a name in `models/`, or a path")
+
+
+FusionConfig = Annotated[RrfConfig | ZScoreConfig | LearnedConfig, Field(discriminator="type")]
+
+
+class CrossEncoderConfig(Config):
+    """A cross-encoder on the best chunk of each of the top passages."""
+
+    type: Literal["cross_encoder"]
+    model: str
+    backend: Literal["auto", "torch", "onnx"] = "auto"
+    depth: int = Field(10, ge=1, description="passages re-scored per query")
+    chunks: int = Field(1, ge=1, description="chunks read per passage; the best counts")
+    words: int = Field(150, ge=1)
+    stride: int = Field(110, ge=1)
+    max_tokens: int = Field(400, ge=16)
+    batch_size: int = Field(32, ge=1)
+    weight: float = Field(0.3, ge=0, description="of the reranker's probability, added to the fused z-score")
+
+
+class VlmJudgeConfig(Config):
+    """A vision-language model answers "yes" or "no": is the answer on this page?"""
+
+    type: Literal["vlm_judge"]
+    model: str
+    depth: int = Field(5, ge=1)
+    batch_size: int = Field(1, ge=1)
+    dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
+    use_image: bool = True
+    use_text: bool = True
+    max_pixels: int = Field(1_003_520, ge=784)
+    mode: Literal["probability", "yes_first"] = Field(
+        "probability", description="probability of yes, blended by `weight`; yes_first = the 2nd place's stable order"
+    )
+    weight: float = Field(1.0, ge=0)
+
+
+RerankConfig = Annotated[CrossEncoderConfig | VlmJudgeConfig, Field(discriminator="type")]
+
+
+class TaskConfig(Config):
+    """Routes, fusion and reranking of one task."""
+
+    routes: dict[str, RouteConfig] = Field(min_length=1)
+    fusion: FusionConfig
+    rerank: list[RerankConfig] = []
+
+
+class TasksConfig(Config):
+    """The two tasks; a task left out is not run."""
+
+    mmdocir: TaskConfig | None = None
+    m2kr: TaskConfig | None = None
+
+
+class RunConfig(Config):
+    """One Track 1 run."""
+
+    name: str
+    about: str = Field("", description="what the configuration does, and what it needs")
+    seed: int = 7
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    data: DataConfig = DataConfig()
+    tasks: TasksConfig

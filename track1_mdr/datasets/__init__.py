@@ -1,0 +1,1 @@
+"""Readers that turn the challenge's files into the typed tables of `tables.py`."""

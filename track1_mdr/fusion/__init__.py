@@ -1,0 +1,1 @@
+"""Ways to turn several routes' scores into one ranking."""

@@ -1,0 +1,1 @@
+"""Second-stage models that re-score the head of a ranking."""
