@@ -16,9 +16,7 @@ def progress(items: Iterable[T], what: str, *, total: int | None = None, unit: s
     yield from bar(what, total=total, unit=unit, items=items)
 
 
-def bar(
-    what: str, *, total: int | None = None, unit: str = "it", items: Iterable[T] | None = None
-) -> tqdm[T]:
+def bar(what: str, *, total: int | None = None, unit: str = "it", items: Iterable[T] | None = None) -> tqdm[T]:
     """Return a tqdm bar to update by hand; disabled when standard error is not a terminal."""
     return tqdm(
         items, desc=what, total=total, unit=unit, disable=not sys.stderr.isatty(), dynamic_ncols=True, leave=False

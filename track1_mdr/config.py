@@ -197,7 +197,7 @@ class CrossEncoderConfig(Config):
 
 
 class VlmJudgeConfig(Config):
-    """A vision-language model answers "yes" or "no": is the answer on this page?"""
+    """A vision-language model is asked whether the answer is on this page: yes or no."""
 
     type: Literal["vlm_judge"]
     model: str
