@@ -55,9 +55,10 @@ class Bm25Config(Config):
 
 
 class ReferenceConfig(Config):
-    """The question names a page, slide, figure or table."""
+    """The question names a page or slide (`page`), or a figure, table or section (`caption`)."""
 
     type: Literal["reference"]
+    kind: Literal["page", "caption"] = "page"
 
 
 class TextModelConfig(Config):
@@ -165,10 +166,25 @@ class RrfConfig(Config):
 
 
 class ZScoreConfig(Config):
-    """Weighted per-query z-scores over the union; a missing score takes the lowest observed z-score."""
+    """Weighted per-query z-scores over the union; a missing score takes the lowest observed z-score.
+
+    A route in `bonus` adds weight x its raw score, and nothing where it has none: for routes that speak
+    about a few candidates only, where a z-score means nothing.
+    """
 
     type: Literal["zscore"]
-    weights: dict[str, float] = {}
+    weights: dict[str, float] = Field({}, description="by route; 1 where not given and not in bonus")
+    bonus: dict[str, float] = {}
+
+
+class MeanRankConfig(Config):
+    """Mean rank over the routes, the 1st place's ensemble; a missing candidate has rank `absent`."""
+
+    type: Literal["mean_rank"]
+    absent: float = Field(22, ge=1)
+    anchors: dict[str, float] = Field(
+        {}, description="by route: its best candidate is forced to rank 1 when its score exceeds this"
+    )
 
 
 class LearnedConfig(Config):
@@ -178,7 +194,7 @@ class LearnedConfig(Config):
     model: str = Field(description="folder of a fitted fusion: a name in `models/`, or a path")
 
 
-FusionConfig = Annotated[RrfConfig | ZScoreConfig | LearnedConfig, Field(discriminator="type")]
+FusionConfig = Annotated[RrfConfig | ZScoreConfig | MeanRankConfig | LearnedConfig, Field(discriminator="type")]
 
 
 class CrossEncoderConfig(Config):
@@ -217,11 +233,17 @@ RerankConfig = Annotated[CrossEncoderConfig | VlmJudgeConfig, Field(discriminato
 
 
 class TaskConfig(Config):
-    """Routes, fusion and reranking of one task."""
+    """Routes, fusion and reranking of one task.
 
-    routes: dict[str, RouteConfig] = Field(min_length=1)
+    `fusion` ranks the candidates by the routes. Each reranker scores the head of that ranking. `final`
+    ranks again, over the routes and the rerankers' scores; without it, the rerankers' scores are blended
+    into the fused ones by their `weight`.
+    """
+
+    routes: dict[str, RouteConfig | None] = Field(min_length=1, description="a route set to null is off")
     fusion: FusionConfig
-    rerank: list[RerankConfig] = []
+    rerank: dict[str, RerankConfig | None] = {}
+    final: FusionConfig | None = None
 
 
 class TasksConfig(Config):

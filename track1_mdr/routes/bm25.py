@@ -1,0 +1,125 @@
+"""BM25 over pages or over chunks of pages (Robertson & Zaragoza 2009, as implemented by bm25s)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+
+import numpy as np
+
+from track1_mdr.chunks import Chunks, chunk_passages, max_by_owner
+from track1_mdr.config import Bm25Config
+from track1_mdr.datasets.tables import Candidates, Passages, Queries, Scored, top_k
+from track1_mdr.routes.base import Environment
+
+_WORD = re.compile(r"[^\W_]+(?:[.,]\d+)*")
+
+
+@lru_cache(maxsize=1)
+def _tools() -> tuple[frozenset[str], Callable[[list[str]], list[str]]]:
+    import Stemmer
+    from bm25s.stopwords import STOPWORDS_EN
+
+    return frozenset(STOPWORDS_EN), Stemmer.Stemmer("english").stemWords
+
+
+def tokenize(text: str) -> list[str]:
+    """Split into lower-case words, drop stop words, stem (Snowball English).
+
+    A number keeps its separators ("3.2", "1,024"), since questions quote them as they stand.
+    """
+    stop_words, stem = _tools()
+    return stem([word for word in _WORD.findall(text.lower()) if word not in stop_words])
+
+
+class Bm25Index:
+    """BM25 over token lists; a thin guard around bm25s, which refuses an empty vocabulary."""
+
+    def __init__(self, tokens: Sequence[list[str]], k1: float, b: float) -> None:
+        import bm25s
+
+        self._size = len(tokens)
+        self._index = bm25s.BM25(k1=k1, b=b) if any(tokens) else None
+        if self._index is not None:
+            self._index.index(list(tokens), show_progress=False)
+
+    def scores(self, query: list[str]) -> np.ndarray:
+        """Return float32 [N] scores; all zero when no query token is in the vocabulary."""
+        if self._index is None or not query:
+            return np.zeros(self._size, np.float32)
+        return np.asarray(self._index.get_scores(query), dtype=np.float32)
+
+
+class TextUnits:
+    """Tokenised units of text (pages, chunks or layout blocks) and the BM25 score of their passages.
+
+    Document frequencies are counted inside the candidates of a query (`scope="document"`: what sets one
+    page apart from the others of its document) or over all units (`scope="collection"`).
+    """
+
+    def __init__(self, units: Chunks, rows: int, *, k1: float, b: float, scope: str, top: int) -> None:
+        self._tokens = [tokenize(text) for text in units.texts]
+        self._owners = units.owners
+        self._rows = rows
+        self._k1, self._b, self._scope, self._top = k1, b, scope, top
+        self._whole: Bm25Index | None = None
+
+    def _collection(self) -> Bm25Index:
+        if self._whole is None:
+            self._whole = Bm25Index(self._tokens, self._k1, self._b)
+        return self._whole
+
+    def score(self, queries: Queries, candidates: Candidates) -> list[Scored]:
+        """Return per query the best unit's score of each candidate that has text."""
+        tokens = [tokenize(text) for text in queries.texts]
+        results: list[Scored] = [Scored.empty()] * len(queries)
+        for rows, members in candidates.groups():
+            mine = (
+                np.flatnonzero(np.isin(self._owners, rows)) if len(rows) < self._rows else np.arange(len(self._tokens))
+            )
+            if not len(mine):
+                continue
+            if self._scope == "document" or len(rows) == self._rows:
+                index = Bm25Index([self._tokens[i] for i in mine], self._k1, self._b)
+                select = slice(None)
+            else:
+                index, select = self._collection(), mine
+            for query in members:
+                if tokens[query]:
+                    results[query] = self._best(index.scores(tokens[query])[select], self._owners[mine])
+        return results
+
+    def _best(self, scores: np.ndarray, owners: np.ndarray) -> Scored:
+        best = max_by_owner(scores, owners, self._rows) if len(owners) else np.empty(0, np.float32)
+        rows = np.flatnonzero(~np.isnan(best))
+        return top_k(Scored(rows, best[rows]), self._top)
+
+
+class Bm25Route:
+    """BM25 route; `unit: chunk` scores a page by its best chunk."""
+
+    def __init__(self, config: Bm25Config, environment: Environment) -> None:
+        self._config = config
+        self._units: TextUnits | None = None
+
+    def fit(self, passages: Passages) -> None:
+        """Tokenise the passages."""
+        config = self._config
+        if config.unit == "chunk":
+            units = chunk_passages(passages.texts, config.words, config.stride)
+        else:
+            units = whole_passages(passages.texts)
+        self._units = TextUnits(units, len(passages), k1=config.k1, b=config.b, scope=config.scope, top=config.top)
+
+    def score(self, queries: Queries, candidates: Candidates) -> list[Scored]:
+        """Score the candidates that have text; a query without words says nothing."""
+        if self._units is None:
+            raise RuntimeError("call fit before score")
+        return self._units.score(queries, candidates)
+
+
+def whole_passages(texts: Sequence[str]) -> Chunks:
+    """Return each text that has a word as one unit."""
+    owners = [row for row, text in enumerate(texts) if text.strip()]
+    return Chunks([texts[row] for row in owners], np.asarray(owners, dtype=np.int64))
