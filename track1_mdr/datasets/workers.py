@@ -1,0 +1,196 @@
+"""Worker processes for code that may hang or crash: a dead or late worker is an event, not the end of the run.
+
+`concurrent.futures` breaks its whole pool when one process dies and cannot stop a hanging one; PDFs from
+strangers do both. Each worker here has its own pipe; the parent kills a worker that is late and starts another.
+"""
+
+from __future__ import annotations
+
+import multiprocessing as mp
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from multiprocessing.connection import wait
+from typing import Any
+
+from common.errors import DataError, UserError
+
+STARTUP_SECONDS = 180.0
+"""How long a worker may take to start: imports and models, on a loaded machine."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """One value that the function yielded for task `task`."""
+
+    task: int
+    value: Any
+
+
+@dataclass(frozen=True)
+class End:
+    """Task `task` is finished; nothing more comes for it."""
+
+    task: int
+
+
+@dataclass(frozen=True)
+class Failed:
+    """Task `task` ended early: `reason` in words; `lost` when the process died or was late."""
+
+    task: int
+    reason: str
+    lost: bool
+
+
+@dataclass
+class _Worker:
+    process: Any
+    pipe: Any
+    ready: bool = False
+    task: int | None = None
+    deadline: float = field(default_factory=lambda: time.monotonic() + STARTUP_SECONDS)
+
+
+class WorkerPool:
+    """Spawned processes that run a generator function over tasks and stream what it yields.
+
+    Parameters
+    ----------
+    function
+        `function(state, task)` yields the values of a task; a module-level function.
+    setup
+        `setup()` makes the worker's state once; a module-level function.
+    workers
+        Number of processes; 0 = one per core.
+    timeout
+        Seconds that may pass between two values of a task.
+    """
+
+    def __init__(
+        self,
+        function: Callable[[Any, Any], Iterator[Any]],
+        setup: Callable[[], Any],
+        workers: int = 0,
+        timeout: float = 60.0,
+    ) -> None:
+        self.function, self.setup = function, setup
+        self.workers = workers or os.cpu_count() or 1
+        self.timeout = timeout
+        self._context = mp.get_context("spawn")
+        self._pool: list[_Worker] = []
+
+    def __enter__(self) -> WorkerPool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End all workers."""
+        for worker in self._pool:
+            _stop(worker)
+        self._pool.clear()
+
+    def run(self, tasks: Iterable[Any]) -> Iterator[Item | End | Failed]:
+        """Run the tasks, in order of start; yield events in order of arrival, tasks numbered from 0.
+
+        Raises
+        ------
+        DataError
+            A worker died or stalled before it was ready: nothing would ever finish.
+        """
+        todo = list(enumerate(tasks))[::-1]
+        try:
+            while todo or any(worker.task is not None for worker in self._pool):
+                self._assign(todo)
+                yield from self._collect()
+        except BaseException:
+            self.close()  # a half-read task must not be answered to the next run
+            raise
+
+    def _assign(self, todo: list[tuple[int, Any]]) -> None:
+        busy = sum(worker.task is not None for worker in self._pool)
+        while len(self._pool) < min(self.workers, busy + len(todo)):
+            self._pool.append(self._start())
+        for worker in self._pool:
+            if todo and worker.ready and worker.task is None:
+                number, task = todo.pop()
+                worker.task, worker.deadline = number, time.monotonic() + self.timeout
+                try:
+                    worker.pipe.send(task)
+                except OSError:
+                    worker.deadline = 0.0  # it died while idle: collected as lost
+
+    def _start(self) -> _Worker:
+        ours, theirs = self._context.Pipe()
+        process = self._context.Process(target=_work, args=(theirs, self.setup, self.function), daemon=True)
+        process.start()
+        theirs.close()
+        return _Worker(process, ours)
+
+    def _collect(self) -> Iterator[Item | End | Failed]:
+        active = [worker for worker in self._pool if not worker.ready or worker.task is not None]
+        if not active:
+            return
+        patience = max(0.0, min(worker.deadline for worker in active) - time.monotonic())
+        heard = wait([worker.pipe for worker in active], timeout=min(patience, 5.0))
+        for worker in active:
+            if worker.pipe in heard:
+                yield from self._hear(worker)
+            elif time.monotonic() > worker.deadline:
+                yield self._lose(worker, f"no answer within {self.timeout:g} s; the worker was stopped")
+
+    def _hear(self, worker: _Worker) -> Iterator[Item | End | Failed]:
+        try:
+            kind, value = worker.pipe.recv()
+        except (EOFError, OSError):
+            worker.process.join(1)
+            yield self._lose(worker, f"the worker process died (exit code {worker.process.exitcode})")
+            return
+        worker.deadline = time.monotonic() + self.timeout
+        if kind == "ready":
+            worker.ready = True
+            return
+        assert worker.task is not None  # noqa: S101 - a worker speaks only of its task
+        if kind == "item":
+            yield Item(worker.task, value)
+            return
+        number, worker.task = worker.task, None
+        yield End(number) if kind == "end" else Failed(number, value, lost=False)
+
+    def _lose(self, worker: _Worker, reason: str) -> Failed:
+        _stop(worker)
+        self._pool.remove(worker)
+        if worker.task is None:
+            raise DataError("a worker process could not start", where=self.function.__name__, got=reason)
+        return Failed(worker.task, reason, lost=True)
+
+
+def _stop(worker: _Worker) -> None:
+    worker.pipe.close()
+    worker.process.kill()
+    worker.process.join()
+
+
+def _work(pipe: Any, setup: Callable[[], Any], function: Callable[[Any, Any], Iterator[Any]]) -> None:
+    """Answer tasks until the parent is gone."""
+    try:
+        state = setup()
+        pipe.send(("ready", None))
+        while True:
+            task = pipe.recv()
+            try:
+                for value in function(state, task):
+                    pipe.send(("item", value))
+            except (BrokenPipeError, EOFError):
+                raise
+            except UserError as error:
+                pipe.send(("error", str(error)))
+            except Exception as error:
+                pipe.send(("error", f"{type(error).__name__}: {error}"))
+            else:
+                pipe.send(("end", None))
+    except (EOFError, BrokenPipeError, ConnectionResetError, KeyboardInterrupt):
+        return
