@@ -14,7 +14,27 @@ HEADER = ("question_id", "passage_id")
 IDS_PER_ROW = 5
 # What pandas, and so most hosts, read as a missing value.
 NULLS = frozenset(
-    "|#N/A|#N/A N/A|#NA|-1.#IND|-1.#QNAN|-NaN|-nan|1.#IND|1.#QNAN|<NA>|N/A|NA|NULL|NaN|None|n/a|nan|null".split("|")
+    [
+        "",
+        "#N/A",
+        "#N/A N/A",
+        "#NA",
+        "-1.#IND",
+        "-1.#QNAN",
+        "-NaN",
+        "-nan",
+        "1.#IND",
+        "1.#QNAN",
+        "<NA>",
+        "N/A",
+        "NA",
+        "NULL",
+        "NaN",
+        "None",
+        "n/a",
+        "nan",
+        "null",
+    ]
 )
 _ROW_RULE = f'passage_id is a JSON list of {IDS_PER_ROW} strings in double quotes, e.g. ["4", "18", "19", "2", "7"]'
 
