@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from common.config import Config
 
@@ -113,15 +113,43 @@ class ImageConfig(Config):
 
 
 class PageImageConfig(Config):
-    """Late interaction of question tokens and page image patches: the ColPali and ColQwen2 family."""
+    """Page images by a vision-language model: late interaction (ColPali, ColQwen2), or one vector (GME)."""
 
     type: Literal["page_image_late_interaction"]
-    model: str
+    model: str = Field(description="hub name in transformers' format (ColQwen2: with -hf), or a local folder")
     batch_size: int = Field(4, ge=1)
     dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
-    max_pixels: int | None = None
-    join_text: bool = Field(False, description="append the page text's tokens to the page's (3rd place)")
+    max_pixels: int | None = Field(None, ge=784, description="larger images are scaled down to this area")
+    pooling: Literal["multi", "mean", "last"] = Field(
+        "multi", description="multi = a vector a token, MaxSim; mean = their mean; last = end tokens of a chat model"
+    )
+    last_k: int = Field(1, ge=1, description="end tokens that pooling `last` appends and averages")
+    end_token: str = "<|endoftext|>"  # noqa: S105 - a token of text
+    query: Literal["auto", "text", "image"] = Field("auto", description="auto = the question and its image, if any")
+    table_instruction: bool = Field(False, description="put the query's own instruction (M2KR) before the question")
+    query_instruction: str = Field("", description="system message of pooling `last`")
+    passage: Literal["image", "text"] = "image"
+    passage_instruction: str = Field("", description="system message of pooling `last`")
+    passage_prompt: str = Field("", description="text before the passage's text, or beside its image")
+    join_text: bool = Field(False, description="add the page's text to its image (3rd place)")
+    text_tokens: int = Field(1024, ge=1, description="tokens read of a text")
+    words: int = Field(0, ge=0, description="chunk length for `passage: text`, best chunk counts; 0 = whole text")
+    stride: int = Field(0, ge=0, description="words from chunk to chunk; 0 = `words`")
+    max_chunks: int = Field(0, ge=0, description="first chunks of a passage that count; 0 = all")
+    crops: int = Field(0, ge=0, description="figures cut out of each image and encoded too; the best one counts")
     top: int = Field(100, ge=1)
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.crops and (self.pooling == "multi" or self.passage == "text"):
+            raise ValueError("`crops` needs one vector an image: pooling mean or last, and passage: image")
+        if self.join_text and self.passage == "text":
+            raise ValueError("`join_text` adds text to an image: it needs passage: image")
+        if self.words and self.pooling == "multi":
+            raise ValueError("`words` (chunks) needs one vector a chunk: pooling mean or last")
+        if self.stride > self.words:
+            raise ValueError("`stride` above `words` would leave words out")
+        return self
 
 
 class SubfigureConfig(Config):
@@ -213,15 +241,16 @@ class CrossEncoderConfig(Config):
 
 
 class VlmJudgeConfig(Config):
-    """A vision-language model is asked whether the answer is on this page: yes or no."""
+    """A vision-language model is asked whether the question can be answered from this page: yes or no."""
 
     type: Literal["vlm_judge"]
-    model: str
-    depth: int = Field(5, ge=1)
+    model: str = Field(description="hub name or local folder of a chat model that takes images")
+    depth: int = Field(5, ge=1, description="passages judged per query")
     batch_size: int = Field(1, ge=1)
     dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
     use_image: bool = True
     use_text: bool = True
+    max_words: int = Field(1000, ge=1, description="words of the page's text that are shown")
     max_pixels: int = Field(1_003_520, ge=784)
     mode: Literal["probability", "yes_first"] = Field(
         "probability", description="probability of yes, blended by `weight`; yes_first = the 2nd place's stable order"

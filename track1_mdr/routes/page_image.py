@@ -1,0 +1,249 @@
+"""Page images by a vision-language model: every page is encoded once, then compared with every question.
+
+A passage is a matrix [T, D] of unit vectors, whatever the model: the tokens of a page (late interaction), or
+one vector each for the page and its figures, or for its chunks of text. A query is a matrix [t, D] as well,
+and the score is MaxSim: the sum over the query's vectors of the best product with one of the passage's. With
+one query vector that is the cosine of the best page, figure or chunk.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from PIL import Image
+
+from common.encoders.page_image import PageImageEncoder, Role, Settings, VisualItem, prepare_image
+from common.encoders.store import EmbeddingStore, MultiEmbeddings
+from common.encoders.vlm import model_revision
+from common.hashing import digest
+from track1_mdr.chunks import chunk_passages
+from track1_mdr.config import PageImageConfig
+from track1_mdr.datasets.tables import Candidates, Passages, Queries, Scored, top_k
+from track1_mdr.figures import FigureLimits, find_figures
+from track1_mdr.routes.base import Environment
+
+_SHARD_PAGES = 64  # a kill loses at most this many pages' work
+_BLOCK_VECTORS = 65_536  # passage vectors compared at once: with 512 query vectors, 134 MB of products
+_BLOCK_QUERY_VECTORS = 512
+_CROPS_VERSION = 1
+
+
+class PageImageRoute:
+    """The route `page_image_late_interaction`; see `PageImageConfig` for what the pieces are."""
+
+    def __init__(self, config: PageImageConfig, environment: Environment) -> None:
+        self._config = config
+        self._environment = environment
+        self._revision = model_revision(config.model)
+        self._settings = Settings(
+            pooling=config.pooling,
+            dtype=config.dtype,
+            max_pixels=config.max_pixels,
+            last_k=config.last_k,
+            end_token=config.end_token,
+            query_instruction=config.query_instruction,
+            passage_instruction=config.passage_instruction,
+            text_tokens=config.text_tokens,
+        )
+        self._encoder: PageImageEncoder | None = None
+        self._rows = np.empty(0, np.int64)
+        self._vectors: MultiEmbeddings | None = None
+
+    def fit(self, passages: Passages) -> None:
+        """Encode the passages that the cache lacks; one that fails is a recorded fault, and has no score."""
+        keys = {row: key for row in range(len(passages)) if (key := self._passage_key(passages, row)) is not None}
+        self._rows = np.asarray(sorted(keys), dtype=np.int64)
+        table = passages.table
+        names = [f"{doc} page {page}" if doc else page for doc, page in table.select("doc_name", "passage_id").rows()]
+        self._vectors = self._store("passage").encode_all(
+            [keys[row] for row in self._rows.tolist()],
+            lambda i: self._passage_items(passages, int(self._rows[i])),
+            lambda groups: self._encode(groups, "passage"),
+            batch_size=self._config.batch_size,
+            faults=self._environment.faults,
+            shard=self._environment.shard,
+            what="pages",
+            name=lambda i: names[int(self._rows[i])],
+            multi=True,
+        )
+
+    def score(self, queries: Queries, candidates: Candidates) -> list[Scored]:
+        """Score the candidates that have vectors; a query without text and image says nothing."""
+        if self._vectors is None:
+            raise RuntimeError("call fit before score")
+        query_rows, query_vectors = self._encode_queries(queries)
+        vectors = {row: query_vectors.item(i) for i, row in enumerate(query_rows) if query_vectors.present[i]}
+        results = [Scored.empty()] * len(queries)
+        for rows, group in candidates.groups():
+            asked = [query for query in group if query in vectors]
+            for query, scored in zip(
+                asked, self._score_group(self._vectors, rows, [vectors[q] for q in asked]), strict=True
+            ):
+                results[query] = scored
+        return results
+
+    def _score_group(self, passages: MultiEmbeddings, rows: np.ndarray, queries: list[np.ndarray]) -> list[Scored]:
+        """Score one set of candidates for all queries that share it, a block of passages at a time."""
+        places = np.flatnonzero(np.isin(self._rows, rows) & passages.present)
+        best = [Scored.empty() for _ in queries]
+        if not queries:
+            return best
+        for block in _blocks(places, passages.lengths):
+            flat, offsets = passages.gather(block)
+            scores = max_sim(queries, flat, offsets, device=self._environment.device)
+            for i, row in enumerate(scores):
+                both = Scored(np.concatenate([best[i].rows, self._rows[block]]), np.concatenate([best[i].scores, row]))
+                best[i] = top_k(both, self._config.top)
+        return best
+
+    def _encode_queries(self, queries: Queries) -> tuple[list[int], MultiEmbeddings]:
+        parts = {row: self._query_parts(queries, row) for row in range(len(queries))}
+        rows = [row for row, (text, image) in parts.items() if text or image]
+        ids = queries.table["question_id"].to_list()
+
+        def load(i: int) -> list[VisualItem]:
+            text, image = parts[rows[i]]
+            return [VisualItem(self._prepared(queries.images.load(rows[i])) if image else None, text)]
+
+        vectors = self._store("query").encode_all(
+            [digest("query", *parts[row]) for row in rows],
+            load,
+            lambda groups: self._encode(groups, "query"),
+            batch_size=self._config.batch_size,
+            faults=self._environment.faults,
+            what="questions",
+            name=lambda i: f"question {ids[rows[i]]}",
+            multi=True,
+        )
+        return rows, vectors
+
+    def _query_parts(self, queries: Queries, row: int) -> tuple[str, str]:
+        """Return (text, image key) of a query, "" for a part that it lacks or that is not used."""
+        config = self._config
+        table = queries.table
+        words = [table["instruction"][row] if config.table_instruction else "", table["question"][row]]
+        words = [] if config.query == "image" else words
+        image = queries.images.key(row) if config.query != "text" else None
+        return " ".join(word for word in words if word and word.strip()), image or ""
+
+    def _passage_key(self, passages: Passages, row: int) -> str | None:
+        """Return the content key of a passage, or None where it lacks what the route reads."""
+        image = passages.images.key(row) if self._config.passage == "image" else None
+        if self._config.passage == "image" and image is None:
+            return None
+        text = passages.table["text"][row] or ""
+        if self._config.passage == "text" and not text.strip():
+            return None
+        reads_text = self._config.passage == "text" or self._config.join_text
+        return digest("passage", image, text if reads_text else "")
+
+    def _passage_items(self, passages: Passages, row: int) -> list[VisualItem]:
+        config = self._config
+        text = passages.table["text"][row] or ""
+        if config.passage == "text":
+            chunks = [text]
+            if config.words:
+                chunks = chunk_passages([text], config.words, config.stride or config.words).texts
+            return [VisualItem(text=_joined(config.passage_prompt, c)) for c in chunks[: config.max_chunks or None]]
+        page = passages.images.load(row)
+        beside = _joined(config.passage_prompt, text if config.join_text else "")
+        items = [VisualItem(self._prepared(page), beside)]
+        if config.crops:
+            pixels = np.asarray(page)
+            for box in find_figures(pixels, FigureLimits(max_figures=config.crops)):
+                items.append(
+                    VisualItem(
+                        self._prepared(page.crop((box.left, box.top, box.right, box.bottom))), config.passage_prompt
+                    )
+                )
+        return items
+
+    def _prepared(self, image: Image.Image) -> Image.Image:
+        return prepare_image(image, self._config.max_pixels)
+
+    def _encode(self, groups: list[list[VisualItem]], role: Role) -> list[np.ndarray]:
+        """Encode items of several passages; the vectors of one passage are stacked."""
+        items = [item for group in groups for item in group]
+        size = self._config.batch_size
+        vectors: list[np.ndarray] = []
+        for start in range(0, len(items), size):
+            vectors += self._model().encode(items[start : start + size], role)
+        ends = np.cumsum([len(group) for group in groups]).tolist()
+        return [np.concatenate(vectors[end - len(group) : end]) for group, end in zip(groups, ends, strict=True)]
+
+    def _store(self, role: Role) -> EmbeddingStore:
+        config = self._config
+        pieces = config.model_dump(include={"passage", "passage_prompt", "words", "stride", "max_chunks", "crops"})
+        extra = json.dumps({**pieces, "crops_version": _CROPS_VERSION}, sort_keys=True) if role == "passage" else ""
+        return EmbeddingStore(
+            self._environment.cache / "page_image",
+            config.model,
+            self._revision,
+            role,
+            self._settings.identity() + extra,
+            "float16" if role == "passage" else "float32",
+            shard_items=_SHARD_PAGES,
+        )
+
+    def _model(self) -> PageImageEncoder:
+        """Load the model when something has to be encoded: with a full cache it never is."""
+        if self._encoder is None:
+            self._encoder = PageImageEncoder(self._config.model, self._settings, device=self._environment.device)
+        return self._encoder
+
+
+def max_sim(queries: Sequence[np.ndarray], flat: np.ndarray, offsets: np.ndarray, *, device: str = "cpu") -> np.ndarray:
+    """Return MaxSim of every query with every passage: float32 [Q, P].
+
+    Parameters
+    ----------
+    queries
+        Q matrices float32 [t_i, D].
+    flat, offsets
+        The passages' vectors float32 [T, D]; passage p is rows ``offsets[p]:offsets[p + 1]``, at least one.
+    device
+        Where the products are computed.
+    """
+    import torch
+
+    passages = torch.from_numpy(np.ascontiguousarray(flat)).to(device)
+    lengths = torch.from_numpy(np.diff(offsets)).to(device)
+    result = np.empty((len(queries), len(offsets) - 1), np.float32)
+    for block in _query_blocks(queries):
+        stacked = torch.from_numpy(np.concatenate([queries[q] for q in block])).to(device)
+        best = torch.segment_reduce(passages @ stacked.T, "max", lengths=lengths, axis=0, unsafe=True)  # [P, t]
+        # A product with a 0/1 matrix sums each query's columns in a fixed order, on any device.
+        owner = torch.from_numpy(np.repeat(np.arange(len(block)), [len(queries[q]) for q in block])).to(device)
+        result[block] = (best @ torch.nn.functional.one_hot(owner, len(block)).to(best.dtype)).T.cpu().numpy()
+    return result
+
+
+def _query_blocks(queries: Sequence[np.ndarray]) -> Iterator[list[int]]:
+    block: list[int] = []
+    size = 0
+    for query, vectors in enumerate(queries):
+        if block and size + len(vectors) > _BLOCK_QUERY_VECTORS:
+            yield block
+            block, size = [], 0
+        block.append(query)
+        size += len(vectors)
+    if block:
+        yield block
+
+
+def _blocks(places: np.ndarray, lengths: np.ndarray) -> Iterator[np.ndarray]:
+    """Cut `places` into runs of at most `_BLOCK_VECTORS` vectors, at least one place each."""
+    start = size = 0
+    for i, place in enumerate(places.tolist()):
+        if i > start and size + lengths[place] > _BLOCK_VECTORS:
+            yield places[start:i]
+            start, size = i, 0
+        size += int(lengths[place])
+    if start < len(places):
+        yield places[start:]
+
+
+def _joined(*parts: str) -> str:
+    return " ".join(part for part in parts if part.strip())
