@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import tempfile
@@ -69,7 +70,11 @@ def atomic_folder(path: Path | str) -> Iterator[Path]:
         if path.exists():
             old = temporary.with_name(temporary.name + ".old")
             path.replace(old)
-            temporary.replace(path)
+            try:
+                temporary.replace(path)
+            except BaseException:
+                old.replace(path)
+                raise
             shutil.rmtree(old, ignore_errors=True)
         else:
             temporary.replace(path)
@@ -96,7 +101,10 @@ def append_line(path: Path | str, line: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     try:
-        os.write(handle, (line.rstrip("\n") + "\n").encode("utf-8"))
+        data = (line.rstrip("\n") + "\n").encode("utf-8")
+        written = os.write(handle, data)
+        if written != len(data):  # a disk that fills up takes a part and says so only in the count
+            raise OSError(errno.ENOSPC, "the log line was written in part", str(path))
         os.fsync(handle)
     finally:
         os.close(handle)

@@ -112,6 +112,24 @@ def test_an_error_leaves_the_old_folder(tmp_path: Path) -> None:
     assert leftovers(tmp_path) == []
 
 
+def test_a_failed_swap_puts_the_old_folder_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "model"
+    with atomic_folder(path) as temporary:
+        (temporary / "a").write_text("old")
+    real = Path.replace
+
+    def replace(self: Path, target: Path) -> Path:
+        if target == path and not self.name.endswith(".old"):
+            raise PermissionError("denied")
+        return real(self, target)
+
+    monkeypatch.setattr(Path, "replace", replace)
+    with pytest.raises(PermissionError), atomic_folder(path) as temporary:
+        (temporary / "a").write_text("new")
+    assert (path / "a").read_text() == "old"
+    assert leftovers(tmp_path) == []
+
+
 def test_append_line_adds_whole_lines(tmp_path: Path) -> None:
     path = tmp_path / "runs" / "log.jsonl"
     append_line(path, "a")
@@ -154,6 +172,22 @@ def test_a_full_disk_leaves_the_old_file(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout.strip()) == (3, "27"), done.stderr  # EFBIG
     assert path.read_text() == "old"
     assert leftovers(tmp_path) == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs RLIMIT_FSIZE")
+def test_a_log_line_written_in_part_is_an_error(tmp_path: Path) -> None:
+    code = (
+        "import resource, signal, sys; from common.atomic import append_line\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
+        "append_line(sys.argv[1], 'x' * 600); print('one')\n"
+        "try: append_line(sys.argv[1], 'x' * 600)\n"
+        "except OSError: sys.exit(3)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "log")], cwd=_root(), capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (3, "one\n"), done.stderr
 
 
 # Writes versions 0, 1, 2, ... of one file (or folder) until it is killed; says when it has begun.
