@@ -45,7 +45,11 @@ class TokenEncoder(Protocol):
         ...
 
     def token_texts(self, text: str) -> list[str]:
-        """Return the tokens of a query, one for each vector that `encode` gives it with role "query"."""
+        """Return the tokens of a query, one for each vector of role "query"; "" for those that are no words."""
+        ...
+
+    def vocabulary_of(self, text: str) -> set[str]:
+        """Return the tokens that a passage's text holds."""
         ...
 
 

@@ -1,0 +1,69 @@
+"""Single-vector text retrieval: a page is as similar to the question as its best chunk."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from common.encoders.embeddings import Embeddings
+from common.encoders.text import build_text_encoder
+from track1_mdr.chunks import Chunks, chunk_passages
+from track1_mdr.config import DenseTextConfig
+from track1_mdr.datasets.tables import Candidates, Passages, Queries, Scored
+from track1_mdr.routes.base import Environment
+from track1_mdr.routes.text_vectors import chunk_namer, encode_texts, score_groups
+
+
+class DenseTextRoute:
+    """Cosine of question and chunk vectors; exact search (a product of two matrices) among the candidates."""
+
+    def __init__(self, config: DenseTextConfig, environment: Environment) -> None:
+        self._config = config
+        self._environment = environment
+        self._encoder = build_text_encoder(
+            config.model,
+            backend=config.backend,
+            query_prompt=config.query_prompt,
+            passage_prompt=config.passage_prompt,
+            max_tokens=config.max_tokens,
+            device=environment.device,
+            threads=environment.threads,
+        )
+        self._chunks: Chunks | None = None
+        self._vectors: Embeddings | None = None
+
+    def fit(self, passages: Passages) -> None:
+        """Encode the chunks that the cache lacks."""
+        self._chunks = chunk_passages(passages.texts, self._config.words, self._config.stride)
+        self._vectors = encode_texts(
+            self._encoder,
+            self._chunks.texts,
+            "passage",
+            self._environment,
+            batch_size=self._config.batch_size,
+            dtype="float32",
+            what="chunks",
+            multi=False,
+            name=chunk_namer(passages, self._chunks),
+        )
+
+    def score(self, queries: Queries, candidates: Candidates) -> list[Scored]:
+        """Score the candidates that have text; a query without text says nothing."""
+        if self._chunks is None or self._vectors is None:
+            raise RuntimeError("call fit before score")
+        vectors = self._vectors.vectors
+        asked = encode_texts(
+            self._encoder,
+            queries.texts,
+            "query",
+            self._environment,
+            batch_size=self._config.batch_size,
+            dtype="float32",
+            what="questions",
+            multi=False,
+        ).vectors
+
+        def score(chunks: np.ndarray, members: list[int], rows: np.ndarray) -> np.ndarray:
+            del rows
+            return vectors[chunks] @ asked[members].T
+
+        return score_groups(queries, candidates, self._chunks.owners, score, self._config.top)

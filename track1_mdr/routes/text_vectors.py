@@ -1,0 +1,110 @@
+"""What the dense and the ColBERT route share: chunks of passages, and questions, in the embedding store."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from common.encoders.base import Role, TextEncoder, TokenEncoder, text_key
+from common.encoders.store import EmbeddingStore
+from track1_mdr.chunks import Chunks
+from track1_mdr.datasets.tables import Candidates, Passages, Queries, Scored, top_k
+from track1_mdr.routes.base import Environment
+
+_SHARD_CHUNKS = 512
+_BLOCK_SCORES = 20_000_000  # query x passage scores held at once: 80 MB
+
+
+def encode_texts(
+    encoder: TextEncoder | TokenEncoder,
+    texts: Sequence[str],
+    role: Role,
+    environment: Environment,
+    *,
+    batch_size: int,
+    dtype: Literal["float32", "float16"],
+    what: str,
+    multi: bool,
+    name: Callable[[int], str] | None = None,
+) -> Any:
+    """Return the texts' `Embeddings` (or `MultiEmbeddings`), encoding what the cache lacks."""
+    store = EmbeddingStore(
+        environment.cache,
+        encoder.name,
+        encoder.revision,
+        role,
+        encoder.preprocessing,
+        dtype,
+        shard_items=_SHARD_CHUNKS,
+    )
+    # The whole shard is handed over: encoders sort by length inside, which small batches would prevent.
+    return store.encode_all(
+        [text_key(text) for text in texts],
+        lambda row: texts[row],
+        lambda batch: encoder.encode(batch, role=role, batch_size=batch_size),
+        batch_size=_SHARD_CHUNKS,
+        faults=environment.faults,
+        shard=environment.shard if role == "passage" else (0, 1),
+        what=what,
+        name=name,
+        multi=multi,  # pyright: ignore[reportCallIssue, reportArgumentType]
+    )
+
+
+def chunk_namer(passages: Passages, chunks: Chunks) -> Callable[[int], str]:
+    """Return a function that names a chunk in messages by its document and passage."""
+    ids = passages.table.select("doc_name", "passage_id").rows()
+
+    def name(chunk: int) -> str:
+        document, passage = ids[int(chunks.owners[chunk])]
+        return f"{document} page {passage}" if document else passage
+
+    return name
+
+
+def score_groups(
+    queries: Queries,
+    candidates: Candidates,
+    owners: np.ndarray,
+    score: Callable[[np.ndarray, list[int], np.ndarray], np.ndarray],
+    top: int,
+) -> list[Scored]:
+    """Score the queries that have text, all those with the same candidates together.
+
+    Parameters
+    ----------
+    owners
+        int64 [C], ascending: the passage row of each chunk.
+    score
+        (chunks int64 [c], query rows, passage rows) to float [c, q] chunk scores; NaN where there is none.
+    top
+        Passages kept per query.
+    """
+    results: list[Scored] = [Scored.empty()] * len(queries)
+    asked = [bool(text.strip()) for text in queries.texts]
+    for rows, members in candidates.groups():
+        chunks = np.flatnonzero(np.isin(owners, rows))
+        for block in _blocks([m for m in members if asked[m]], max(1, _BLOCK_SCORES // max(len(chunks), 1))):
+            if not len(chunks):
+                continue
+            found, best = best_by_owner(score(chunks, block, rows), owners[chunks])
+            for column, query in enumerate(block):
+                given = ~np.isnan(best[:, column])
+                results[query] = top_k(Scored(found[given], best[given, column]), top)
+    return results
+
+
+def best_by_owner(scores: np.ndarray, owners: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the passage rows that own chunks and, float32 [rows, q], their best chunk's score (NaN: none).
+
+    `owners` is ascending, so that a passage's chunks are neighbours.
+    """
+    rows, starts = np.unique(owners, return_index=True)
+    return rows.astype(np.int64), np.fmax.reduceat(scores.astype(np.float32), starts, axis=0)
+
+
+def _blocks(members: list[int], size: int) -> Iterator[list[int]]:
+    for start in range(0, len(members), size):
+        yield members[start : start + size]
