@@ -46,7 +46,11 @@ class Bm25Config(Config):
 
     type: Literal["bm25"]
     unit: Literal["page", "chunk"] = "page"
-    scope: Literal["document", "collection"] = Field("document", description="where document frequencies are counted")
+    tokens: Literal["words", "characters", "names"] = Field(
+        "words", description="stemmed words; 4-grams of characters (OCR slips); capitalised words and numbers"
+    )
+    ngrams: int = Field(1, ge=1, le=3, description="index runs of up to this many neighbouring tokens as well")
+    scope: Literal["document", "collection"] = Field("collection", description="where document frequencies are counted")
     k1: float = Field(1.2, ge=0)
     b: float = Field(0.75, ge=0, le=1)
     words: int = Field(150, ge=1, description="chunk length in words")
@@ -82,18 +86,20 @@ class DenseTextConfig(TextModelConfig):
 
 
 class ColbertConfig(TextModelConfig):
-    """Late interaction over text: sum over query tokens of the best passage token (MaxSim)."""
+    """Late interaction over text: mean over query tokens of the best passage token (MaxSim)."""
 
     type: Literal["colbert"]
     words: int = Field(150, ge=1)
     stride: int = Field(110, ge=1)
     top: int = Field(1000, ge=1)
+    idf: bool = Field(False, description="weigh query tokens by their rarity among the candidate passages")
 
 
 class LayoutConfig(Config):
     """BM25 over layout blocks (title, text, figure, table), best block counts."""
 
     type: Literal["layout"]
+    ngrams: int = Field(1, ge=1, le=3)
     k1: float = Field(1.2, ge=0)
     b: float = Field(0.75, ge=0, le=1)
     min_words: int = Field(8, ge=1, description="smaller blocks are joined with the next ones")
