@@ -14,6 +14,8 @@ from track1_mdr.datasets.tables import Candidates, Passages, Queries, Scored, to
 from track1_mdr.routes.base import Environment
 
 _WORD = re.compile(r"[^\W_]+(?:[.,]\d+)*")
+_NAME = re.compile(r"\b(?:[A-Z][\w-]+|\d[\d.,]*\d|\d)")
+_GRAM = 4
 
 
 @lru_cache(maxsize=1)
@@ -31,6 +33,51 @@ def tokenize(text: str) -> list[str]:
     """
     stop_words, stem = _tools()
     return stem([word for word in _WORD.findall(text.lower()) if word not in stop_words])
+
+
+def characters(text: str) -> list[str]:
+    """Return the 4-grams of characters of the lower-case words: a slip of the OCR spoils few of them."""
+    line = f" {' '.join(_WORD.findall(text.lower()))} "
+    return [line[i : i + _GRAM] for i in range(len(line) - _GRAM + 1)]
+
+
+def names(text: str) -> list[str]:
+    """Return the capitalised words and the numbers, lower-case: what a question most often quotes verbatim."""
+    return [name.lower() for name in _NAME.findall(text)]
+
+
+def question_names(question: str) -> list[str]:
+    """Return the names in a question, whose own first letter is capital whatever the word."""
+    return names(question[:1].lower() + question[1:])
+
+
+def with_ngrams(tokens: list[str], longest: int) -> list[str]:
+    """Return the tokens and the runs of 2 to `longest` neighbours.
+
+    >>> with_ngrams(["net", "income", "2021"], 2)
+    ['net', 'income', '2021', 'net income', 'income 2021']
+    """
+    runs = list(tokens)
+    for size in range(2, longest + 1):
+        runs += [" ".join(tokens[i : i + size]) for i in range(len(tokens) - size + 1)]
+    return runs
+
+
+class Analyzer:
+    """Text to BM25 tokens: words, characters or names, with n-grams."""
+
+    def __init__(self, tokens: str = "words", ngrams: int = 1) -> None:
+        self._passage = {"words": tokenize, "characters": characters, "names": names}[tokens]
+        self._query = question_names if tokens == "names" else self._passage
+        self._ngrams = ngrams
+
+    def passage(self, text: str) -> list[str]:
+        """Return the tokens of a passage."""
+        return with_ngrams(self._passage(text), self._ngrams)
+
+    def query(self, text: str) -> list[str]:
+        """Return the tokens of a question."""
+        return with_ngrams(self._query(text), self._ngrams)
 
 
 class Bm25Index:
@@ -58,8 +105,11 @@ class TextUnits:
     page apart from the others of its document) or over all units (`scope="collection"`).
     """
 
-    def __init__(self, units: Chunks, rows: int, *, k1: float, b: float, scope: str, top: int) -> None:
-        self._tokens = [tokenize(text) for text in units.texts]
+    def __init__(
+        self, units: Chunks, rows: int, analyzer: Analyzer, *, k1: float, b: float, scope: str, top: int
+    ) -> None:
+        self._analyzer = analyzer
+        self._tokens = [analyzer.passage(text) for text in units.texts]
         self._owners = units.owners
         self._rows = rows
         self._k1, self._b, self._scope, self._top = k1, b, scope, top
@@ -72,7 +122,7 @@ class TextUnits:
 
     def score(self, queries: Queries, candidates: Candidates) -> list[Scored]:
         """Return per query the best unit's score of each candidate that has text."""
-        tokens = [tokenize(text) for text in queries.texts]
+        tokens = [self._analyzer.query(text) for text in queries.texts]
         results: list[Scored] = [Scored.empty()] * len(queries)
         for rows, members in candidates.groups():
             mine = (
@@ -110,7 +160,15 @@ class Bm25Route:
             units = chunk_passages(passages.texts, config.words, config.stride)
         else:
             units = whole_passages(passages.texts)
-        self._units = TextUnits(units, len(passages), k1=config.k1, b=config.b, scope=config.scope, top=config.top)
+        self._units = TextUnits(
+            units,
+            len(passages),
+            Analyzer(config.tokens, config.ngrams),
+            k1=config.k1,
+            b=config.b,
+            scope=config.scope,
+            top=config.top,
+        )
 
     def score(self, queries: Queries, candidates: Candidates) -> list[Scored]:
         """Score the candidates that have text; a query without words says nothing."""

@@ -10,7 +10,7 @@ from track1_mdr.chunks import Chunks
 from track1_mdr.config import LayoutConfig
 from track1_mdr.datasets.tables import Candidates, Passages, Queries, Scored
 from track1_mdr.routes.base import Environment
-from track1_mdr.routes.bm25 import TextUnits
+from track1_mdr.routes.bm25 import Analyzer, TextUnits
 
 
 class LayoutRoute:
@@ -30,7 +30,15 @@ class LayoutRoute:
             )
         units = join_short_blocks(passages.layouts, self._config.min_words)
         config = self._config
-        self._units = TextUnits(units, len(passages), k1=config.k1, b=config.b, scope="document", top=config.top)
+        self._units = TextUnits(
+            units,
+            len(passages),
+            Analyzer(ngrams=config.ngrams),
+            k1=config.k1,
+            b=config.b,
+            scope="collection",
+            top=config.top,
+        )
 
     def score(self, queries: Queries, candidates: Candidates) -> list[Scored]:
         """Score the candidates that have a block with text."""
