@@ -7,7 +7,9 @@ Qwen2-VL, Qwen2.5-VL, Qwen3-VL, Idefics3, LLaVA and their kin work alike. No rem
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,9 +69,10 @@ def load_pretrained(model_class: Any, model: str, *, dtype: str, device: str) ->
 
     try:
         processor = AutoProcessor.from_pretrained(model, trust_remote_code=False)
-        loaded, report = model_class.from_pretrained(
-            model, dtype=getattr(torch, dtype), trust_remote_code=False, output_loading_info=True
-        )
+        with _quiet_unless_terminal():
+            loaded, report = model_class.from_pretrained(
+                model, dtype=getattr(torch, dtype), trust_remote_code=False, output_loading_info=True
+            )
     except (OSError, ValueError, ImportError, RuntimeError) as error:
         raise _not_loaded(model, error) from None
     missing = sorted(str(key) for key in report["missing_keys"])
@@ -82,6 +85,21 @@ def load_pretrained(model_class: Any, model: str, *, dtype: str, device: str) ->
             todo="take a checkpoint in transformers' own format (for ColPali and ColQwen2: the one with -hf)",
         )
     return loaded.to(device).eval(), processor
+
+
+@contextmanager
+def _quiet_unless_terminal() -> Iterator[None]:
+    """Switch transformers' progress bars off where standard error is not a terminal."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    if not sys.stderr.isatty():
+        logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _not_loaded(model: str, error: BaseException) -> ConfigError:

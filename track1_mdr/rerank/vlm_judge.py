@@ -60,10 +60,13 @@ class VlmJudgeReranker:
     def rerank(self, queries: Queries, passages: Passages, head: list[Scored]) -> list[Scored]:
         """Return the judged passages of each query with their scores; those that failed are left out."""
         heads = [top_k(scored, self._config.depth) for scored in head]
-        pairs = [self._pair(queries, passages, q, int(p)) for q, scored in enumerate(heads) for p in scored.rows]
+        places = [(q, int(p)) for q, scored in enumerate(heads) for p in scored.rows]
+        pairs = [pair for q, p in places if (pair := self._pair(queries, passages, q, p)) is not None]
         self._ask(queries, passages, pairs)
         by_place = {(pair.query, pair.passage): self._answers.get(pair.key) for pair in pairs}
-        return [self._scored(scored, [by_place[q, int(p)] for p in scored.rows]) for q, scored in enumerate(heads)]
+        return [
+            self._scored(scored, [by_place.get((q, int(p))) for p in scored.rows]) for q, scored in enumerate(heads)
+        ]
 
     def _scored(self, scored: Scored, answers: list[float | None]) -> Scored:
         known = [place for place, answer in enumerate(answers) if answer is not None]
@@ -91,13 +94,13 @@ class VlmJudgeReranker:
                 items.append(self._item(queries, passages, pair))
                 ready.append(pair)
             except (DataError, OSError, ValueError) as error:
-                self._fault(queries, passages, pair, error)
+                self._fault(queries, passages, pair.query, pair.passage, error)
         if not items:
             return
         kept: dict[str, float] = {}
         for pair, answer in zip(ready, split_on_failure(items, self._model().probabilities), strict=True):
             if isinstance(answer, BaseException):
-                self._fault(queries, passages, pair, answer)
+                self._fault(queries, passages, pair.query, pair.passage, answer)
             else:
                 kept[pair.key] = answer
         self._answers.add(kept)
@@ -119,11 +122,16 @@ class VlmJudgeReranker:
             query_image=queries.images.load(pair.query) if has_image else None,
         )
 
-    def _pair(self, queries: Queries, passages: Passages, query: int, passage: int) -> _Pair:
+    def _pair(self, queries: Queries, passages: Passages, query: int, passage: int) -> _Pair | None:
+        """Return the pair with its key; None, with a fault, where an image's file cannot be read."""
         config = self._config
-        page = passages.images.key(passage) if config.use_image else None
+        try:
+            page = passages.images.key(passage) if config.use_image else None
+            asked = (self._question(queries, query), queries.images.key(query))
+        except DataError as error:
+            self._fault(queries, passages, query, passage, error)
+            return None
         text = self._text(passages, passage) if config.use_text else ""
-        asked = (self._question(queries, query), queries.images.key(query))
         return _Pair(query, passage, digest(self._identity(), *asked, page, text))
 
     def _identity(self) -> str:
@@ -137,10 +145,10 @@ class VlmJudgeReranker:
     def _text(self, passages: Passages, row: int) -> str:
         return " ".join((passages.table["text"][row] or "").split()[: self._config.max_words])
 
-    def _fault(self, queries: Queries, passages: Passages, pair: _Pair, error: BaseException) -> None:
-        question = queries.table["question_id"][pair.query]
-        doc, page = passages.table.select("doc_name", "passage_id").row(pair.passage)
-        self._environment.faults.add(_STAGE, f"question {question}, {doc} page {page}".replace(",  page", ","), error)
+    def _fault(self, queries: Queries, passages: Passages, query: int, passage: int, error: BaseException) -> None:
+        doc, page = passages.table.select("doc_name", "passage_id").row(passage)
+        place = f"{doc} page {page}" if doc else str(page)
+        self._environment.faults.add(_STAGE, f"question {queries.table['question_id'][query]}, {place}", error)
 
     def _model(self) -> YesNoJudge:
         """Load the model when something has to be asked: with all answers kept it never is."""

@@ -20,6 +20,7 @@ from common.encoders.vlm import model_revision
 from common.hashing import digest
 from track1_mdr.chunks import chunk_passages
 from track1_mdr.config import PageImageConfig
+from track1_mdr.datasets.image_folder import content_keys
 from track1_mdr.datasets.tables import Candidates, Passages, Queries, Scored, top_k
 from track1_mdr.figures import FigureLimits, find_figures
 from track1_mdr.routes.base import Environment
@@ -53,7 +54,7 @@ class PageImageRoute:
 
     def fit(self, passages: Passages) -> None:
         """Encode the passages that the cache lacks; one that fails is a recorded fault, and has no score."""
-        keys = {row: key for row in range(len(passages)) if (key := self._passage_key(passages, row)) is not None}
+        keys = self._passage_keys(passages)
         self._rows = np.asarray(sorted(keys), dtype=np.int64)
         table = passages.table
         names = [f"{doc} page {page}" if doc else page for doc, page in table.select("doc_name", "passage_id").rows()]
@@ -99,8 +100,8 @@ class PageImageRoute:
         return best
 
     def _encode_queries(self, queries: Queries) -> tuple[list[int], MultiEmbeddings]:
-        parts = {row: self._query_parts(queries, row) for row in range(len(queries))}
-        rows = [row for row, (text, image) in parts.items() if text or image]
+        parts = self._query_parts(queries)
+        rows = list(parts)
         ids = queries.table["question_id"].to_list()
 
         def load(i: int) -> list[VisualItem]:
@@ -119,25 +120,32 @@ class PageImageRoute:
         )
         return rows, vectors
 
-    def _query_parts(self, queries: Queries, row: int) -> tuple[str, str]:
-        """Return (text, image key) of a query, "" for a part that it lacks or that is not used."""
-        config = self._config
-        table = queries.table
-        words = [table["instruction"][row] if config.table_instruction else "", table["question"][row]]
-        words = [] if config.query == "image" else words
-        image = queries.images.key(row) if config.query != "text" else None
-        return " ".join(word for word in words if word and word.strip()), image or ""
+    def _query_parts(self, queries: Queries) -> dict[int, tuple[str, str]]:
+        """Return (text, image key) of the queries that have one of them; "" for what is absent or not used."""
+        config, table = self._config, queries.table
+        keys: list[str | None] = [None] * len(queries)
+        if config.query != "text":
+            threads, faults = self._environment.threads, self._environment.faults
+            keys = content_keys(queries.images, table["image_name"].to_list(), faults, "query image", threads)
+        parts: dict[int, tuple[str, str]] = {}
+        for row, (instruction, question) in enumerate(table.select("instruction", "question").rows()):
+            words = [instruction or "" if config.table_instruction else "", question or ""]
+            text = _joined(*words) if config.query != "image" else ""
+            if text or keys[row]:
+                parts[row] = (text, keys[row] or "")
+        return parts
 
-    def _passage_key(self, passages: Passages, row: int) -> str | None:
-        """Return the content key of a passage, or None where it lacks what the route reads."""
-        image = passages.images.key(row) if self._config.passage == "image" else None
-        if self._config.passage == "image" and image is None:
-            return None
-        text = passages.table["text"][row] or ""
-        if self._config.passage == "text" and not text.strip():
-            return None
-        reads_text = self._config.passage == "text" or self._config.join_text
-        return digest("passage", image, text if reads_text else "")
+    def _passage_keys(self, passages: Passages) -> dict[int, str]:
+        """Return the content keys of the passages that have what the route reads, by row."""
+        config = self._config
+        reads_text = config.passage == "text" or config.join_text
+        texts = [(text or "") if reads_text else "" for text in passages.texts]
+        if config.passage == "text":
+            return {row: digest("passage", None, text) for row, text in enumerate(texts) if text.strip()}
+        names = passages.table["image_name"].to_list()
+        threads, faults = self._environment.threads, self._environment.faults
+        images = content_keys(passages.images, names, faults, "page image", threads)
+        return {row: digest("passage", image, texts[row]) for row, image in enumerate(images) if image is not None}
 
     def _passage_items(self, passages: Passages, row: int) -> list[VisualItem]:
         config = self._config
