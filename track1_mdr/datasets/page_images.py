@@ -81,11 +81,13 @@ class TableImages:
             sizes = [self._file.metadata.row_group(g).num_rows for g in range(self._file.num_row_groups)]
             self._starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
         ahead = self._first + len(self._batch)
-        if self._batches is None or not ahead <= target < self._end:
+        batches = self._batches
+        if batches is None or not ahead <= target < self._end:
             group = int(np.searchsorted(self._starts, target, side="right")) - 1
-            self._batches = self._file.iter_batches(BATCH_ROWS, row_groups=[group], columns=["image_binary"])
+            batches = self._file.iter_batches(BATCH_ROWS, row_groups=[group], columns=["image_binary"])
+            self._batches = batches
             ahead, self._end = int(self._starts[group]), int(self._starts[group + 1])
-        self._first, self._batch = ahead, next(self._batches).column(0)
+        self._first, self._batch = ahead, next(batches).column(0)
 
 
 @dataclass(frozen=True)
