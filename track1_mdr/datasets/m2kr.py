@@ -140,7 +140,8 @@ def _read_file(file: Path, required: Sequence[str], optional: Sequence[str]) -> 
         schema = pl.read_parquet_schema(file)
         missing = [name for name in required if name not in schema]
         if missing:
-            near = {name: difflib.get_close_matches(name, schema, n=1) for name in missing}
+            strangers = [name for name in schema if name not in (*required, *optional)]
+            near = {name: difflib.get_close_matches(name, strangers, n=1) for name in missing}
             hints = [f"{name} (nearest: {near[name][0]})" if near[name] else name for name in missing]
             raise DataError(
                 f"missing columns: {', '.join(hints)}",

@@ -1,0 +1,188 @@
+"""A CLIP-like image encoder: question text or query image against page images and the figures in them."""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image
+
+from common.encoders.base import text_key
+from common.encoders.embeddings import Embeddings
+from common.encoders.image import OpenClipEncoder
+from common.encoders.store import EmbeddingStore
+from common.index import FaissIndex, choose_kind
+from track1_mdr.config import ImageConfig
+from track1_mdr.datasets.image_folder import content_keys
+from track1_mdr.datasets.tables import Candidates, Passages, Queries, Scored, top_k
+from track1_mdr.figures import Box, FigureLimits, find_figures, top_part
+from track1_mdr.routes.base import Environment
+
+MAX_FIGURES = 10
+"""Figures per passage; all of them are embedded."""
+TALL = 2.0
+"""A page this many times higher than wide is a web page: its top stands for it, squeezed whole it is a blur."""
+INDEX_FROM = 5_000
+"""Candidate sets with more vectors are searched through an index, smaller ones by one matrix product."""
+MEMORY = 4 << 30
+_SHARD_IMAGES = 128
+_VERSION = 1
+
+
+class ImageRoute:
+    """Route `image`: the passage's best view counts; a query without a usable part says nothing.
+
+    Views of a passage are its page image (or the top of a tall screenshot) and, with `sub_figures`, the
+    figures cut out of it. `query` chooses what the query is: `image` or `text` alone, `both` = the mean of
+    both unit vectors, `auto` = whatever there is, the mean where there are both.
+    """
+
+    def __init__(self, config: ImageConfig, environment: Environment) -> None:
+        self.config = config
+        self.environment = environment
+        self.encoder = OpenClipEncoder(
+            config.model,
+            config.pretrained,
+            environment.device,
+            batch_size=config.batch_size,
+            seed=environment.seed,
+        )
+        self._vectors = np.empty((0, self.encoder.dim), np.float32)
+        self._owners = np.empty(0, np.int64)
+        self._index: FaissIndex | None = None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of the scores must know of the weights."""
+        return self.encoder.notes
+
+    def fit(self, passages: Passages) -> None:
+        """Encode the views of the passages that the cache lacks; one that fails is a fault, and has no score."""
+        names = passages.table["image_name"].to_list()
+        environment = self.environment
+        keys = content_keys(passages.images, names, environment.faults, "page image", environment.threads)
+        rows = [row for row, key in enumerate(keys) if key is not None]
+        embeddings = self._store("passage").encode_all(
+            [str(keys[row]) for row in rows],
+            lambda i: [self.encoder.prepare(view) for view in self._views(passages.images.load(rows[i]))],
+            self._encode_groups,
+            batch_size=self.config.batch_size,
+            faults=environment.faults,
+            shard=environment.shard,
+            what="page images",
+            name=lambda i: names[rows[i]] or f"row {rows[i]}",
+            multi=True,
+        )
+        present = np.flatnonzero(embeddings.present)
+        vectors, _ = embeddings.gather(present)
+        self._vectors = vectors.reshape(-1, self.encoder.dim)
+        self._owners = np.repeat(np.asarray(rows, dtype=np.int64)[present], embeddings.lengths[present])
+        self._index = None
+
+    def score(self, queries: Queries, candidates: Candidates) -> list[Scored]:
+        """Return the `top` passages of each query by cosine, in [-1, 1]."""
+        vectors, present = self._query_vectors(queries)
+        results = [Scored.empty()] * len(queries)
+        for rows, members in candidates.groups():
+            asked = [query for query in members if present[query]]
+            places = np.flatnonzero(np.isin(self._owners, rows))
+            if not asked or not len(places):
+                continue
+            search = self._search_index if len(places) > INDEX_FROM else self._search_all
+            for query, scored in zip(asked, search(vectors[asked], places), strict=True):
+                results[query] = scored
+        return results
+
+    def _search_all(self, queries: np.ndarray, places: np.ndarray) -> list[Scored]:
+        """Score every candidate exactly."""
+        owners, starts = np.unique(self._owners[places], return_index=True)
+        best = np.maximum.reduceat(queries @ self._vectors[places].T, starts, axis=1)
+        return [top_k(Scored(owners, row), self.config.top) for row in best.astype(np.float32)]
+
+    def _search_index(self, queries: np.ndarray, places: np.ndarray) -> list[Scored]:
+        """Search the index over all views; it is asked for enough of them to fill `top` passages."""
+        if self._index is None:
+            kind = choose_kind(len(self._owners), self.encoder.dim, MEMORY)
+            self._index = FaissIndex(self.encoder.dim, kind, self.environment.seed, self.environment.threads)
+            self._index.add(self._vectors, np.arange(len(self._owners)))
+        views = int(np.bincount(self._owners[places]).max())
+        wanted = min(self.config.top * views, len(places))
+        every = None if len(places) == len(self._owners) else places
+        scores, found = self._index.search(queries, wanted, every)
+        results: list[Scored] = []
+        for values, ids in zip(scores, found, strict=True):
+            values, owners = values[ids >= 0], self._owners[ids[ids >= 0]]
+            _, first = np.unique(owners, return_index=True)  # best first: the first one of an owner is its best
+            results.append(top_k(Scored(owners[first], values[first]), self.config.top))
+        return results
+
+    def _views(self, page: Image.Image) -> list[Image.Image]:
+        width, height = page.size
+        boxes = [top_part(width, height) if height > TALL * width else Box(0, 0, width, height)]
+        if self.config.sub_figures:
+            boxes += find_figures(np.asarray(page), FigureLimits(max_figures=MAX_FIGURES))
+        return [page.crop((box.left, box.top, box.right, box.bottom)) for box in boxes]
+
+    def _encode_groups(self, groups: list[list[np.ndarray]]) -> list[np.ndarray]:
+        vectors = self.encoder.encode_prepared([view for group in groups for view in group])
+        return np.split(vectors, np.cumsum([len(group) for group in groups])[:-1])
+
+    def _query_vectors(self, queries: Queries) -> tuple[np.ndarray, np.ndarray]:
+        """Return the queries' unit vectors, float32 [Q, D], and which of them there are, bool [Q]."""
+        shape, mode = (len(queries), self.encoder.dim), self.config.query
+        images, texts = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+        has_image, has_text = np.zeros(len(queries), bool), np.zeros(len(queries), bool)
+        if mode != "text":
+            self._encode_query_images(queries, images, has_image)
+        if mode != "image":
+            self._encode_query_texts(queries.texts, texts, has_text)
+        present = has_image & has_text if mode == "both" else has_image | has_text
+        total = images + texts
+        lengths = np.linalg.norm(total, axis=1, keepdims=True)
+        return total / np.maximum(lengths, 1e-12), present & (lengths[:, 0] > 1e-6)
+
+    def _encode_query_images(self, queries: Queries, vectors: np.ndarray, present: np.ndarray) -> None:
+        names = queries.table["image_name"].to_list()
+        environment = self.environment
+        keys = content_keys(queries.images, names, environment.faults, "query image", environment.threads)
+        rows = np.asarray([row for row, key in enumerate(keys) if key is not None], dtype=np.int64)
+        found = self._store("query image").encode_all(
+            [str(keys[row]) for row in rows.tolist()],
+            lambda i: self.encoder.prepare(queries.images.load(int(rows[i]))),
+            self.encoder.encode_prepared,
+            batch_size=self.config.batch_size,
+            faults=environment.faults,
+            what="query images",
+            name=lambda i: names[rows[i]] or f"row {rows[i]}",
+        )
+        _put(found, rows, vectors, present)
+
+    def _encode_query_texts(self, texts: list[str], vectors: np.ndarray, present: np.ndarray) -> None:
+        rows = np.asarray([row for row, text in enumerate(texts) if text.strip()], dtype=np.int64)
+        found = self._store("query text").encode_all(
+            [text_key(texts[row]) for row in rows.tolist()],
+            lambda i: texts[int(rows[i])],
+            self.encoder.encode_texts,
+            batch_size=self.config.batch_size,
+            faults=self.environment.faults,
+            what="questions",
+        )
+        _put(found, rows, vectors, present)
+
+    def _store(self, role: str) -> EmbeddingStore:
+        views = ""
+        if role == "passage":
+            views = f" views {_VERSION} {TALL} {MAX_FIGURES if self.config.sub_figures else 0} {FigureLimits()}"
+        return EmbeddingStore(
+            self.environment.cache / "image",
+            self.encoder.name,
+            self.encoder.revision,
+            role,
+            self.encoder.preprocessing + views,
+            shard_items=_SHARD_IMAGES,
+        )
+
+
+def _put(found: Embeddings, rows: np.ndarray, vectors: np.ndarray, present: np.ndarray) -> None:
+    """Write the vectors that were found into their rows."""
+    if found.present.any():
+        present[rows[found.present]] = True
+        vectors[rows[found.present]] = found.vectors[found.present]
