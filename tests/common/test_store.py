@@ -95,7 +95,7 @@ def test_a_killed_run_resumes_and_ends_byte_equal_to_one_without_a_kill(tmp_path
     assert after == files(tmp_path / "b")
     shards = {name: data for name, data in before.items() if name.startswith("shard-")}
     assert shards.items() <= after.items()
-    assert not [p for p in (tmp_path / "a").rglob(".partial-*")]
+    assert not list((tmp_path / "a").rglob(".partial-*"))
 
 
 def test_two_processes_at_once_share_the_work(tmp_path: Path, root: Path) -> None:
