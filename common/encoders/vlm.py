@@ -153,12 +153,17 @@ def split_on_failure(items: Sequence[Any], run: Any) -> list[Any]:
         if len(items) == 1:
             return [error]
     middle = len(items) // 2
-    _free_memory()
+    free_memory()
     return split_on_failure(items[:middle], run) + split_on_failure(items[middle:], run)
 
 
-def _free_memory() -> None:
+def free_memory() -> None:
+    """Give a dropped model's GPU memory back, so that the next one finds room."""
+    import gc
+
     import torch
+
+    gc.collect()
 
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

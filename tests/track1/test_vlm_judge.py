@@ -83,6 +83,7 @@ def test_yes_first_is_a_stable_partition(model: str, tmp_path: Path, monkeypatch
     first, second = reranker.rerank(ASKED, pages(), head())
     order = sorted(by_row(first), key=by_row(first).__getitem__, reverse=True)
     assert order == [2, 3, 4, 0, 1]  # yes in the order of the head, then no in the order of the head
+    assert all(0 <= score <= 1 for score in (*first.scores, *second.scores))
     assert sorted(by_row(second), key=by_row(second).__getitem__, reverse=True) == [3, 1]
 
 

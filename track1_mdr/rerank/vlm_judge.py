@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from common.atomic import append_line
-from common.encoders.vlm import PROMPT_VERSION, JudgeItem, YesNoJudge, model_revision, split_on_failure
+from common.encoders.vlm import PROMPT_VERSION, JudgeItem, YesNoJudge, free_memory, model_revision, split_on_failure
 from common.errors import DataError
 from common.hashing import digest
 from common.progress import bar
@@ -72,10 +72,9 @@ class VlmJudgeReranker:
         known = [place for place, answer in enumerate(answers) if answer is not None]
         values = [float(answers[place] or 0.0) for place in known]
         if self._config.mode == "yes_first":
-            # Strictly falling within yes and within no, so that the order of arrival decides there.
+            # Yes above 1/2, no at most 1/2, and falling within each by the order of arrival.
             values = [
-                float(value > 0.5) + 0.5 * (1 - place / len(answers))
-                for place, value in zip(known, values, strict=True)
+                (float(value > 0.5) + 1 - place / len(answers)) / 2 for place, value in zip(known, values, strict=True)
             ]
         return Scored(scored.rows[known], np.asarray(values, dtype=np.float32))
 
@@ -85,6 +84,9 @@ class VlmJudgeReranker:
             for batch in _batches(list(todo.values()), self._config.batch_size):
                 self._ask_batch(queries, passages, batch)
                 shown.update(len(batch))
+        if self._judge is not None:
+            self._judge = None
+            free_memory()
 
     def _ask_batch(self, queries: Queries, passages: Passages, batch: list[_Pair]) -> None:
         ready: list[_Pair] = []

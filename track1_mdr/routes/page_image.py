@@ -16,7 +16,7 @@ from PIL import Image
 
 from common.encoders.page_image import PageImageEncoder, Role, Settings, VisualItem, prepare_image
 from common.encoders.store import EmbeddingStore, MultiEmbeddings
-from common.encoders.vlm import model_revision
+from common.encoders.vlm import free_memory, model_revision
 from common.hashing import digest
 from track1_mdr.chunks import chunk_passages
 from track1_mdr.config import PageImageConfig
@@ -69,6 +69,7 @@ class PageImageRoute:
             name=lambda i: names[int(self._rows[i])],
             multi=True,
         )
+        self._release()
 
     def score(self, queries: Queries, candidates: Candidates) -> list[Scored]:
         """Score the candidates that have vectors; a query without text and image says nothing."""
@@ -118,6 +119,7 @@ class PageImageRoute:
             name=lambda i: f"question {ids[rows[i]]}",
             multi=True,
         )
+        self._release()
         return rows, vectors
 
     def _query_parts(self, queries: Queries) -> dict[int, tuple[str, str]]:
@@ -200,6 +202,12 @@ class PageImageRoute:
         if self._encoder is None:
             self._encoder = PageImageEncoder(self._config.model, self._settings, device=self._environment.device)
         return self._encoder
+
+    def _release(self) -> None:
+        """Drop the model: recipes name several of 17 GB, and one at a time must fit."""
+        if self._encoder is not None:
+            self._encoder = None
+            free_memory()
 
 
 def max_sim(queries: Sequence[np.ndarray], flat: np.ndarray, offsets: np.ndarray, *, device: str = "cpu") -> np.ndarray:

@@ -1,0 +1,165 @@
+"""The GPU recipes, end to end on a small task: their own YAML, tiny local models in place of the named ones."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from PIL import Image, ImageDraw
+
+from common.config import apply_override, load_config, read_yaml
+from common.faults import FaultLog
+from tests import tiny_vlm
+from tests.track1.test_page_image_route import Pictures, passages
+from track1_mdr.config import CONFIG_FOLDER, RunConfig, TaskConfig
+from track1_mdr.datasets.tables import QUERY_SCHEMA, Candidates, NoImages, Passages, Queries, Scored, top_k
+from track1_mdr.fusion.simple import mean_rank_fusion, reciprocal_rank_fusion, zscore_fusion
+from track1_mdr.rerank.vlm_judge import VlmJudgeReranker
+from track1_mdr.routes import build_route
+from track1_mdr.routes.base import Environment
+
+RECIPES = ("gpu_colqwen", "llmhunter", "ilearn", "gpu_is_all_you_need")
+FUSIONS: dict[str, Any] = {"zscore": zscore_fusion, "rrf": reciprocal_rank_fusion, "mean_rank": mean_rank_fusion}
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    root = tmp_path_factory.mktemp("models")
+    return {name: str(getattr(tiny_vlm, name)(root / name)) for name in ("colqwen2", "qwen2_vl")}
+
+
+def overrides(name: str, tiny: dict[str, str]) -> list[str]:
+    """Put a tiny model of the same kind in the place of every vision-language model that a recipe names."""
+    changes: list[str] = []
+    for task, section in read_yaml(CONFIG_FOLDER / f"{name}.yaml")["tasks"].items():
+        for part in ("routes", "rerank"):
+            for key, value in section.get(part, {}).items():
+                if value["type"] not in ("page_image_late_interaction", "vlm_judge"):
+                    continue
+                chat = value["type"] == "vlm_judge" or value.get("pooling") == "last"
+                place = f"tasks.{task}.{part}.{key}"
+                changes += [f"{place}.model={tiny['qwen2_vl' if chat else 'colqwen2']}", f"{place}.dtype=float32"]
+    return changes
+
+
+def photo(seed: int, side: int = 180) -> Image.Image:
+    """A textured picture, as photographs are."""
+    rng = np.random.default_rng(seed)
+    coarse = Image.fromarray(rng.integers(0, 255, (side // 9, side // 9, 3), dtype=np.uint8))
+    return coarse.resize((side, side), Image.Resampling.BICUBIC)
+
+
+def screenshot(text: str, figure: Image.Image | None) -> Image.Image:
+    page = Image.new("RGB", (420, 560), "white")
+    draw = ImageDraw.Draw(page)
+    for line in range(8):
+        draw.text((20, 20 + 14 * line), f"{text} {line}", fill="black")
+    if figure is not None:
+        page.paste(figure, (120, 220))
+    return page
+
+
+def query_table(rows: list[dict[str, Any]]) -> pl.DataFrame:
+    blank = {"instruction": "", "doc_name": "", "domain": "", "num_of_pages": 0, "image_name": None}
+    return pl.DataFrame([{**blank, **row} for row in rows], schema=QUERY_SCHEMA)
+
+
+def mmdocir() -> tuple[Passages, Queries, Candidates]:
+    docs = ["report"] * 6 + ["deck"] * 6
+    words = ["apples", "rivers", "budget", "staff", "ships", "music"] * 2
+    pages = Pictures(
+        [screenshot(f"{doc} {word}", photo(i)) for i, (doc, word) in enumerate(zip(docs, words, strict=True))]
+    )
+    asked = query_table(
+        [
+            {"question_id": "10000", "question": "What is the budget?", "doc_name": "report", "num_of_pages": 6},
+            {"question_id": "10001", "question": "Who plays music on page 2?", "doc_name": "deck", "num_of_pages": 6},
+        ]
+    )
+    texts = [f"This page is about {word}. " * 5 for word in words]
+    candidates = Candidates.by_document(asked["doc_name"].to_list(), docs)
+    return passages(pages, docs, texts), Queries(asked, NoImages(2)), candidates
+
+
+def m2kr() -> tuple[Passages, Queries, Candidates]:
+    figures = [photo(20 + i) for i in range(6)]
+    shots = Pictures([screenshot(f"article {i}", figure) for i, figure in enumerate(figures)])
+    table = passages(shots, [""] * 6, [f"Article {i} is about number {i}." for i in range(6)])
+    asked = query_table(
+        [
+            {"question_id": "0", "question": "", "instruction": "Describe the document.", "image_name": "a.jpg"},
+            {"question_id": "1", "question": "What is number 4?", "image_name": "b.jpg"},
+        ]
+    )
+    return table, Queries(asked, Pictures([figures[2], figures[4]])), Candidates.everything(2, 6)
+
+
+def run_task(
+    task: TaskConfig, tables: tuple[Passages, Queries, Candidates], environment: Environment
+) -> tuple[dict[str, list[Scored]], list[Scored]]:
+    """Return every route's scores and the fused ones, with the judge's added where there is one."""
+    table, asked, candidates = tables
+    scores: dict[str, list[Scored]] = {}
+    for name, config in task.routes.items():
+        assert config is not None
+        route = build_route(config, environment)
+        route.fit(table)
+        scores[name] = route.score(asked, candidates)
+        for query, scored in enumerate(scores[name]):
+            scored.check(name, str(query))
+            assert np.isin(scored.rows, candidates.rows[query]).all()
+    fused = FUSIONS[task.fusion.type](scores, task.fusion)
+    for config in task.rerank.values():
+        assert config is not None and config.type == "vlm_judge"
+        judged = VlmJudgeReranker(config, environment).rerank(asked, table, fused)
+        for query, extra in enumerate(judged):
+            assert len(extra.rows) == min(config.depth, len(fused[query].rows))
+            assert ((extra.scores >= 0) & (extra.scores <= 1)).all()
+    return scores, fused
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_says_what_it_is_and_parses(name: str) -> None:
+    config = load_config(RunConfig, name, CONFIG_FOLDER)
+    assert config.name == name
+    assert config.tasks.mmdocir is not None and config.tasks.m2kr is not None
+    for word in ("Needs:", "GPU", "GB"):
+        assert word in config.about
+    assert "What differs, and why:" in config.about or name == "gpu_colqwen"
+    for task in (config.tasks.mmdocir, config.tasks.m2kr):
+        named = {*getattr(task.fusion, "weights", {}), *getattr(task.fusion, "bonus", {})}
+        assert named <= set(task.routes)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_runs_end_to_end(name: str, tiny: dict[str, str], tmp_path: Path) -> None:
+    config = load_config(RunConfig, name, CONFIG_FOLDER, overrides(name, tiny))
+    faults = FaultLog()
+    environment = Environment(cache=tmp_path, faults=faults)
+    assert config.tasks.mmdocir and config.tasks.m2kr
+
+    tables = mmdocir()
+    scores, fused = run_task(config.tasks.mmdocir, tables, environment)
+    for query, scored in enumerate(fused):
+        best = top_k(scored, 5)
+        assert len(best.rows) == 5 and np.isin(best.rows, tables[2].rows[query]).all()
+    if "bm25" in scores:
+        assert [int(top_k(s, 1).rows[0]) for s in scores["bm25"]] == [2, 11]
+
+    scores, fused = run_task(config.tasks.m2kr, m2kr(), environment)
+    assert [int(top_k(s, 1).rows[0]) for s in fused] == [2, 4] or name == "ilearn"
+    if "subfigure" in scores:  # random weights know nothing; the anchor does, and every recipe puts it first
+        assert [int(top_k(s, 1).rows[0]) for s in scores["subfigure"]] == [2, 4]
+        assert [int(top_k(s, 1).rows[0]) for s in fused] == [2, 4]
+    assert not faults.faults, faults.summary()
+
+
+def test_an_unknown_model_in_a_recipe_says_what_to_do(tmp_path: Path) -> None:
+    from common.errors import ConfigError
+
+    data = read_yaml(CONFIG_FOLDER / "gpu_colqwen.yaml")
+    apply_override(data, "tasks.mmdocir.routes.colqwen.model=nobody/no-such-model")
+    route = RunConfig.model_validate(data).tasks.mmdocir.routes["colqwen"]  # type: ignore[union-attr]
+    with pytest.raises(ConfigError, match=r"nobody/no-such-model[\s\S]*do:"):
+        build_route(route, Environment(cache=tmp_path))  # type: ignore[arg-type]
