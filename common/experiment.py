@@ -136,8 +136,12 @@ class Experiment:
         else:
             self.status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
             self.error = error.what if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-        self._save()
-        append_line(self.runs_folder / "log.jsonl", json.dumps(self._line(), ensure_ascii=False))
+        try:
+            self._save()
+            append_line(self.runs_folder / "log.jsonl", json.dumps(self._line(), ensure_ascii=False))
+        except OSError:
+            if error is None:  # on a full disk the run's own error is the one to show
+                raise
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -148,7 +152,7 @@ class Experiment:
         finally:
             wall, cpu = time.perf_counter() - wall, _cpu_seconds() - cpu
             self.stages.append(StageTime(name, round(wall, 3), round(cpu, 3), peak_bytes()))
-            self._save()
+        self._save()
 
     def add_metrics(self, metrics: Mapping[str, Any]) -> None:
         """Record figures; a name given again replaces the old value."""

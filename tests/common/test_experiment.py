@@ -112,6 +112,18 @@ def test_log_survives_a_line_cut_short(tmp_path):
     assert [row["run"] for row in read_log(tmp_path)] == ["a", "c"]
 
 
+def test_a_full_disk_does_not_hide_the_run_s_own_error(tmp_path, monkeypatch):
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(RuntimeError, match="boom"), Experiment(tmp_path, "track1", Small(), 7):
+        monkeypatch.setattr("common.experiment.write_text", full)
+        raise RuntimeError("boom")
+    monkeypatch.undo()
+    with pytest.raises(OSError, match="No space"), Experiment(tmp_path, "track1", Small(), 7):
+        monkeypatch.setattr("common.experiment.append_line", full)
+
+
 def test_git_state(tmp_path, monkeypatch):
     assert git_state(None) is None
     assert git_state(tmp_path) is None  # not a repository
