@@ -189,7 +189,7 @@ def evaluate(
         domains = [(known[i]["domain"],) if known[i]["domain"] else () for i in ids]
         by_domain = _groups(recall, ceiling, domains)
         by_evidence = _groups(recall, ceiling, [tuple((evidence or {}).get(i, ())) for i in ids])
-        documents = [known[i]["doc_name"] or f"question {i}" for i in ids]
+        documents = [known[i]["doc_name"] for i in ids]
         macro = {m: float(np.mean([f.recall[m] for f in by_domain.values()])) for m in _METRICS} if by_domain else None
         tasks[task] = TaskScore(
             Figures.of(recall, ceiling), macro, _clustered_error(recall, documents), by_domain, by_evidence
@@ -265,6 +265,10 @@ def scorable(submission: Path, ground: Ground) -> tuple[dict[str, tuple[str, ...
             todo="put mmdocir/gold.csv or mmdocir/MMDocIR_annotations.jsonl under the data root",
         )
     notes = [report.partial] if report.partial else []
+    for task in tasks_of(list(gold)):
+        known, sent = (sum(tasks_of([i]) == (task,) for i in ids) for ids in (gold, rankings))
+        if known < sent:
+            notes.append(f"{TASK_TITLES[task]}: gold is known for {known:,} of {sent:,} questions")
     return rankings, gold, notes
 
 

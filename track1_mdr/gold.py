@@ -17,6 +17,7 @@ import polars as pl
 from common.errors import DataError
 from common.submission.mdr import ExpectedSubmission
 from common.submission.mdr_rows import parse_file
+from track1_mdr.datasets.questions import read_questions
 from track1_mdr.datasets.tables import Qrels
 
 QUESTION_SCHEMA = {"question_id": pl.String, "doc_name": pl.String, "domain": pl.String, "num_of_pages": pl.Int64}
@@ -49,9 +50,12 @@ def read_ground(root: Path) -> Ground:
     pool: frozenset[str] | None = None
     questions_file = root / "mmdocir" / "MMDocIR_gt_remove.jsonl"
     if questions_file.is_file():
-        table, texts = read_mmdocir_questions(questions_file)
+        read = read_questions(questions_file)
+        table = read.select(list(QUESTION_SCHEMA))
         pages = dict(zip(table["question_id"], table["num_of_pages"], strict=True))
-        annotated, evidence = read_annotations(root / "mmdocir" / "MMDocIR_annotations.jsonl", table, texts)
+        annotated, evidence = read_annotations(
+            root / "mmdocir" / "MMDocIR_annotations.jsonl", table, read["question"].to_list()
+        )
         named = read_gold(root / "mmdocir" / "gold.csv", table)
         gold |= named or annotated
         parts.append(table)
@@ -59,7 +63,9 @@ def read_ground(root: Path) -> Ground:
         table, positives = read_m2kr_questions(root / "m2kr" / "challenge_data")
         m2kr = table["question_id"].to_list()
         pool = read_pool(root / "m2kr" / "challenge_passage")
-        gold |= read_gold(root / "m2kr" / "gold.csv", table) or positives
+        answers = read_gold(root / "m2kr" / "gold.csv", table) or positives
+        _refuse_unknown(answers, pool, root / "m2kr")
+        gold |= answers
         parts.append(table)
     if not parts:
         raise DataError(
@@ -86,24 +92,6 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
                 raise DataError("not a JSON object", where=f"{path}, line {number}", got=type(row).__name__)
             rows.append(row)
     return rows
-
-
-def read_mmdocir_questions(path: Path) -> tuple[pl.DataFrame, list[str]]:
-    """Return the MMDocIR questions (`QUESTION_SCHEMA`) and their texts."""
-    columns = ("question_id", "doc_name", "domain", "num_of_pages")
-    rows = read_json_lines(path)
-    for number, row in enumerate(rows, 1):
-        missing = [name for name in (*columns, "question") if name not in row]
-        if missing or not isinstance(row["num_of_pages"], int) or row["num_of_pages"] < 1:
-            raise DataError(
-                "a question lacks a field" if missing else "num_of_pages is not a positive whole number",
-                where=f"{path}, row {number}",
-                expected=", ".join((*columns, "question")),
-                got=f"no {', '.join(missing)}" if missing else repr(row["num_of_pages"]),
-            )
-    table = pl.DataFrame([{name: row[name] for name in columns} for row in rows], schema=QUESTION_SCHEMA)
-    _refuse_duplicates(table, path)
-    return table, [str(row["question"]) for row in rows]
 
 
 def read_m2kr_questions(folder: Path) -> tuple[pl.DataFrame, dict[str, tuple[str, ...]]]:
@@ -157,6 +145,15 @@ def _scan(folder: Path, columns: tuple[str, ...], optional: tuple[str, ...] = ()
     return pl.concat(frames, how="diagonal_relaxed")
 
 
+def _refuse_unknown(gold: Qrels, pool: frozenset[str] | None, where: Path) -> None:
+    for question, ids in gold.items():
+        absent = [i for i in ids if pool is not None and i not in pool]
+        if absent:
+            raise DataError(
+                "a gold passage is not in challenge_passage/", where=f"{where}, question {question}", got=absent[0]
+            )
+
+
 def _refuse_duplicates(table: pl.DataFrame, where: Path) -> None:
     doubled = table.filter(pl.col("question_id").is_duplicated())["question_id"].unique(maintain_order=True).to_list()
     if doubled:
@@ -174,12 +171,13 @@ def read_annotations(
     Raises
     ------
     DataError
-        A line is not of the annotations' form.
+        A line is not of the annotations' form, or names a page that the document does not have.
     """
     gold: dict[str, tuple[str, ...]] = {}
     evidence: dict[str, tuple[str, ...]] = {}
     if not path.is_file():
         return gold, evidence
+    counts = dict(zip(questions["question_id"], questions["num_of_pages"], strict=True))
     waiting: dict[tuple[str, str], list[str]] = {}
     for question_id, document, text in zip(questions["question_id"], questions["doc_name"], texts, strict=True):
         waiting.setdefault((document, text), []).append(question_id)
@@ -198,6 +196,14 @@ def read_annotations(
             ids = waiting.get((document, text))
             if ids:
                 question_id = ids.pop(0)
+                wrong = [page for page in page_ids if not 0 <= page < counts[question_id]]
+                if wrong:
+                    raise DataError(
+                        "an annotated page is out of range",
+                        where=f"{path}, question {question_id}",
+                        expected=f"0 to {counts[question_id] - 1}",
+                        got=wrong[0],
+                    )
                 if page_ids:
                     gold[question_id] = tuple(dict.fromkeys(str(page) for page in page_ids))
                 evidence[question_id] = tuple(a or b for a, b in _LABEL.findall(types)) or ("not stated",)

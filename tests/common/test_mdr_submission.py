@@ -308,6 +308,19 @@ def test_questions_with_ids_of_the_other_task_are_refused() -> None:
         ExpectedSubmission(None, ["10000"])
 
 
+def test_a_repeat_is_refused_where_the_pool_is_unknown(tmp_path: Path) -> None:
+    unknown_pool = ExpectedSubmission(PAGES, ["0", "1"])
+    data = GOLDEN.replace(b'""Q3"", ""Q4""', b'""Q3"", ""Q3""')
+    assert [(f.line, "pool holds thousands" in f.rule) for f in check(tmp_path, data, unknown_pool).faults] == [
+        (2, True)
+    ]
+    assert check(tmp_path, GOLDEN, unknown_pool).ok
+    unknown_pages = ExpectedSubmission(None, ["0", "1"], POOL)  # a short document may need padding: not refused
+    faults = check(tmp_path, GOLDEN, unknown_pages).faults
+    assert faults
+    assert all("missing question_id of MMDocIR" in f.rule for f in faults)
+
+
 def test_padding_when_the_pool_is_small(tmp_path: Path) -> None:
     small = ExpectedSubmission({"10000": 1}, ["0"], frozenset({"A", "B"}))
     path = tmp_path / "run.csv"

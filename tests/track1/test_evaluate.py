@@ -139,6 +139,8 @@ def test_a_paired_comparison_by_hand() -> None:
     assert (effect.wins, effect.ties, effect.losses) == (1, 2, 1)
     assert effect.clusters == 3
     assert effect.mean_a - effect.mean_b == pytest.approx(effect.difference)
+    assert evaluate(RUN, GOLD, QUESTIONS).tasks["m2kr"].error_by_document is None
+    assert result.tasks["m2kr"].clusters == 2
     assert result.tasks["m2kr"].difference == 0
     assert result.tasks["m2kr"].p == 1
     assert result.final is not None
@@ -181,6 +183,18 @@ def test_resampling_equals_a_loop_in_mean_and_spread() -> None:
         loop.append(np.concatenate([values[clusters == c] for c in drawn]).mean())
     assert fast.mean() == pytest.approx(np.mean(loop), abs=4 * np.std(loop) / np.sqrt(4000))
     assert fast.std() == pytest.approx(np.std(loop), rel=0.06)
+
+
+def test_the_interval_is_the_middle_95_percent() -> None:
+    rng = np.random.default_rng(5)
+    ids = [str(10_000 + i) for i in range(400)]
+    runs = [{i: (str(int(rng.random() < share)),) * 5 for i in ids} for share in (0.6, 0.4)]
+    table = pl.DataFrame({"question_id": ids, "doc_name": ids, "domain": [""] * 400})
+    effect = compare(*runs, dict.fromkeys(ids, ("1",)), table).tasks["mmdocir"]
+    gains = np.array([100.0 * ((runs[0][i][0] == "1") - float(runs[1][i][0] == "1")) for i in ids])
+    normal = 1.96 * gains.std() / np.sqrt(400)  # 400 independent questions: the normal interval is right
+    assert effect.low == pytest.approx(gains.mean() - normal, abs=0.06 * normal)
+    assert effect.high == pytest.approx(gains.mean() + normal, abs=0.06 * normal)
 
 
 def simulated(effect: float, seed: int, documents: int = 30) -> tuple[dict, dict, dict, pl.DataFrame]:
@@ -327,14 +341,30 @@ def test_damaged_gold_is_refused(gold: dict[str, tuple[str, ...]], said: str, da
     ("name", "text", "said"),
     [
         ("MMDocIR_gt_remove.jsonl", "{", "not JSON"),
-        ("MMDocIR_gt_remove.jsonl", "[]", "not a JSON object"),
-        ("MMDocIR_gt_remove.jsonl", '{"question_id": "10000"}', "lacks a field"),
+        ("MMDocIR_gt_remove.jsonl", '{"question_id": "10000"}', "'question' is missing"),
+        ("MMDocIR_annotations.jsonl", "{", "not JSON"),
+        ("MMDocIR_annotations.jsonl", "[]", "not a JSON object"),
         ("MMDocIR_annotations.jsonl", '{"doc_name": "d1.pdf"}', "not an annotation line"),
+        (
+            "MMDocIR_annotations.jsonl",
+            '{"doc_name": "d2.pdf", "questions": [{"Q": "what 2?", "page_id": [9], "type": ""}]}',
+            "annotated page is out of range",
+        ),
     ],
 )
 def test_damaged_questions_are_refused(name: str, text: str, said: str, data: Path) -> None:
     (data / "mmdocir" / name).write_text(text + "\n")
     with pytest.raises(DataError, match=said):
+        read_ground(data)
+
+
+def test_gold_of_a_part_is_said_and_gold_outside_the_pool_refused(data: Path, tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    write_submission(path, RUN, read_ground(data).expected)
+    write_gold(data / "m2kr" / "gold.csv", {"0": ("Q7",)})
+    assert "M2KR: gold is known for 1 of 2 questions" in score_files(path, data).notes
+    write_gold(data / "m2kr" / "gold.csv", {"0": ("Q99",)})
+    with pytest.raises(DataError, match="not in challenge_passage"):
         read_ground(data)
 
 
