@@ -16,6 +16,7 @@ Kind = Literal["flat", "hnsw", "ivfpq"]
 
 FLAT_LIMIT = 200_000
 HNSW_LINKS = 32
+FEW_CANDIDATES = 20_000
 _FORMAT = 1
 
 
@@ -122,9 +123,9 @@ class FaissIndex:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return (scores float32 [Q, k], ids int64 [Q, k]), best first, equal scores by id.
 
-        `candidates`: int64 ids to choose from, for all queries alike; unknown ids are ignored. Where fewer than
-        `k` vectors exist (or HNSW reaches fewer), the rest is -inf and -1. A flat search with exactly equal
-        scores at the k-th place keeps the smallest ids.
+        `candidates`: int64 ids to choose from, for all queries alike; unknown ids are ignored. Up to 20,000 of them
+        are all compared, whatever the kind. Where fewer than `k` vectors exist, the rest is -inf and -1.
+        A flat search with exactly equal scores at the k-th place keeps the smallest ids.
         """
         queries = self._check(queries, "queries")
         if k < 1:
@@ -139,7 +140,7 @@ class FaissIndex:
         wanted = min(k + 1, available)
         while True:
             with _Threads(self.threads):
-                found, positions = self._index.search(queries, wanted, params=self._parameters(rows, wanted))
+                found, positions = self._find(queries, wanted, rows)
             tie = self.kind == "flat" and wanted > k and bool((found[:, k - 1] == found[:, -1]).any())
             if not tie or wanted == available:
                 break
@@ -224,7 +225,17 @@ class FaissIndex:
         index.train(vectors)
         return index
 
-    def _parameters(self, rows: np.ndarray | None, wanted: int) -> Any:
+    def _find(self, queries: np.ndarray, wanted: int, rows: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+        """Return (scores, positions) [Q, wanted]; -1 where the index found fewer."""
+        few = rows is not None and len(rows) <= FEW_CANDIDATES
+        if rows is not None and few and self.kind == "hnsw":
+            # A walk along the graph meets few of the allowed vectors, or none: compare with all of them.
+            scores = queries @ self._index.reconstruct_batch(rows).T
+            best = np.argsort(-scores, axis=1, kind="stable")[:, :wanted]
+            return np.take_along_axis(scores, best, axis=1), rows[best]
+        return self._index.search(queries, wanted, params=self._parameters(rows, wanted, every_list=few))
+
+    def _parameters(self, rows: np.ndarray | None, wanted: int, every_list: bool) -> Any:
         faiss = _faiss()
         # The selector's set is built in C++; FAISS keeps a reference to it in the parameters object.
         selector = None if rows is None else faiss.IDSelectorBatch(rows)
@@ -232,7 +243,8 @@ class FaissIndex:
             return faiss.SearchParameters(sel=selector) if selector is not None else None
         if self.kind == "hnsw":
             return faiss.SearchParametersHNSW(efSearch=max(128, 2 * wanted), sel=selector)
-        return faiss.SearchParametersIVF(nprobe=max(1, self._index.nlist // 8), sel=selector)
+        lists = self._index.nlist if every_list else max(1, self._index.nlist // 8)
+        return faiss.SearchParametersIVF(nprobe=lists, sel=selector)
 
 
 def _faiss() -> Any:
