@@ -20,6 +20,7 @@ from track1_mdr.datasets.prepare import page_image_key
 
 BATCH_ROWS = 16
 """Images of the official table in memory at once: about 10 MB."""
+READ_BYTES = 1 << 20
 
 
 class TableImages:
@@ -77,7 +78,8 @@ class TableImages:
     def _advance(self, target: int) -> None:
         """Read the next batch, of the target's row group from its start where the file is elsewhere."""
         if self._file is None:
-            self._file = pq.ParquetFile(self.path)
+            # Without these two a whole column chunk is read at once: gigabytes where a table has one row group.
+            self._file = pq.ParquetFile(self.path, buffer_size=READ_BYTES, pre_buffer=False)
             sizes = [self._file.metadata.row_group(g).num_rows for g in range(self._file.num_row_groups)]
             self._starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
         ahead = self._first + len(self._batch)
