@@ -27,6 +27,7 @@ class DenseTextRoute:
             max_tokens=config.max_tokens,
             device=environment.device,
             threads=environment.threads,
+            dtype=config.dtype,
         )
         self._chunks: Chunks | None = None
         self._vectors: Embeddings | None = None
