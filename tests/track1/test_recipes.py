@@ -1,5 +1,6 @@
 """The GPU recipes, end to end on a small task: their own YAML, tiny local models in place of the named ones."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,18 +10,17 @@ import pytest
 from PIL import Image, ImageDraw
 
 from common.config import apply_override, load_config, read_yaml
+from common.experiment import Experiment
 from common.faults import FaultLog
 from tests import tiny_vlm
 from tests.track1.test_page_image_route import Pictures, passages
-from track1_mdr.config import CONFIG_FOLDER, RunConfig, TaskConfig
-from track1_mdr.datasets.tables import QUERY_SCHEMA, Candidates, NoImages, Passages, Queries, Scored, top_k
-from track1_mdr.fusion.simple import mean_rank_fusion, reciprocal_rank_fusion, zscore_fusion
-from track1_mdr.rerank.vlm_judge import VlmJudgeReranker
+from track1_mdr.config import CONFIG_FOLDER, RunConfig
+from track1_mdr.datasets.tables import QUERY_SCHEMA, Candidates, NoImages, Queries, Scored, TaskTables, top_k
+from track1_mdr.pipeline import TaskRanking, rank_task, run
 from track1_mdr.routes import build_route
 from track1_mdr.routes.base import Environment
 
 RECIPES = ("gpu_colqwen", "llmhunter", "ilearn", "gpu_is_all_you_need")
-FUSIONS: dict[str, Any] = {"zscore": zscore_fusion, "rrf": reciprocal_rank_fusion, "mean_rank": mean_rank_fusion}
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def query_table(rows: list[dict[str, Any]]) -> pl.DataFrame:
     return pl.DataFrame([{**blank, **row} for row in rows], schema=QUERY_SCHEMA)
 
 
-def mmdocir() -> tuple[Passages, Queries, Candidates]:
+def mmdocir() -> TaskTables:
     docs = ["report"] * 6 + ["deck"] * 6
     words = ["apples", "rivers", "budget", "staff", "ships", "music"] * 2
     pages = Pictures(
@@ -79,10 +79,10 @@ def mmdocir() -> tuple[Passages, Queries, Candidates]:
     )
     texts = [f"This page is about {word}. " * 5 for word in words]
     candidates = Candidates.by_document(asked["doc_name"].to_list(), docs)
-    return passages(pages, docs, texts), Queries(asked, NoImages(2)), candidates
+    return TaskTables("mmdocir", passages(pages, docs, texts), Queries(asked, NoImages(2)), candidates)
 
 
-def m2kr() -> tuple[Passages, Queries, Candidates]:
+def m2kr() -> TaskTables:
     figures = [photo(20 + i) for i in range(6)]
     shots = Pictures([screenshot(f"article {i}", figure) for i, figure in enumerate(figures)])
     table = passages(shots, [""] * 6, [f"Article {i} is about number {i}." for i in range(6)])
@@ -92,31 +92,24 @@ def m2kr() -> tuple[Passages, Queries, Candidates]:
             {"question_id": "1", "question": "What is number 4?", "image_name": "b.jpg"},
         ]
     )
-    return table, Queries(asked, Pictures([figures[2], figures[4]])), Candidates.everything(2, 6)
+    images = Pictures([figures[2], figures[4]])
+    return TaskTables("m2kr", table, Queries(asked, images), Candidates.everything(2, 6))
 
 
-def run_task(
-    task: TaskConfig, tables: tuple[Passages, Queries, Candidates], environment: Environment
-) -> tuple[dict[str, list[Scored]], list[Scored]]:
-    """Return every route's scores and the fused ones, with the judge's added where there is one."""
-    table, asked, candidates = tables
-    scores: dict[str, list[Scored]] = {}
-    for name, config in task.routes.items():
-        assert config is not None
-        route = build_route(config, environment)
-        route.fit(table)
-        scores[name] = route.score(asked, candidates)
-        for query, scored in enumerate(scores[name]):
-            scored.check(name, str(query))
-            assert np.isin(scored.rows, candidates.rows[query]).all()
-    fused = FUSIONS[task.fusion.type](scores, task.fusion)
-    for config in task.rerank.values():
-        assert config is not None and config.type == "vlm_judge"
-        judged = VlmJudgeReranker(config, environment).rerank(asked, table, fused)
-        for query, extra in enumerate(judged):
-            assert len(extra.rows) == min(config.depth, len(fused[query].rows))
-            assert ((extra.scores >= 0) & (extra.scores <= 1)).all()
-    return scores, fused
+def rank(config: RunConfig, tables: TaskTables, environment: Environment, runs: Path) -> TaskRanking:
+    """Run one task through the pipeline: routes, fusion, judge."""
+    section = getattr(config.tasks, tables.task)
+    with Experiment(runs, "track1", config, config.seed) as record:
+        ranking = rank_task(section, tables, environment, record, lambda _: None)
+    assert set(ranking.scores) == {*section.routes, *section.rerank}
+    for scores in (*ranking.scores.values(), *ranking.rankings.values()):
+        for scored, rows in zip(scores, tables.candidates.rows, strict=True):
+            assert np.isin(scored.rows, rows).all()
+    return ranking
+
+
+def first(results: list[Scored]) -> list[int]:
+    return [int(top_k(scored, 1).rows[0]) for scored in results]
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -136,23 +129,44 @@ def test_a_recipe_says_what_it_is_and_parses(name: str) -> None:
 def test_a_recipe_runs_end_to_end(name: str, tiny: dict[str, str], tmp_path: Path) -> None:
     config = load_config(RunConfig, name, CONFIG_FOLDER, overrides(name, tiny))
     faults = FaultLog()
-    environment = Environment(cache=tmp_path, faults=faults)
-    assert config.tasks.mmdocir and config.tasks.m2kr
+    environment = Environment(cache=tmp_path / "cache", faults=faults)
 
     tables = mmdocir()
-    scores, fused = run_task(config.tasks.mmdocir, tables, environment)
-    for query, scored in enumerate(fused):
-        best = top_k(scored, 5)
-        assert len(best.rows) == 5 and np.isin(best.rows, tables[2].rows[query]).all()
-    if "bm25" in scores:
-        assert [int(top_k(s, 1).rows[0]) for s in scores["bm25"]] == [2, 11]
+    ranking = rank(config, tables, environment, tmp_path)
+    final = ranking.final()
+    assert list(final) == ["10000", "10001"]
+    assert all(len(set(pages)) == 5 and set(pages) <= set("012345") for pages in final.values())
+    if "bm25" in ranking.scores:
+        assert first(ranking.scores["bm25"]) == [2, 11]
+    for key, judge in config.tasks.mmdocir.rerank.items():  # type: ignore[union-attr]
+        assert judge is not None and judge.type == "vlm_judge"
+        judged = ranking.scores[key]
+        assert [len(s.rows) for s in judged] == [min(judge.depth, 6)] * 2
+        if judge.mode == "yes_first":  # the judge's order is the final one
+            fused = ranking.rankings[f"fusion + {key}"]
+            assert [top_k(s, 5).rows.tolist() for s in fused] == [top_k(s, 5).rows.tolist() for s in judged]
 
-    scores, fused = run_task(config.tasks.m2kr, m2kr(), environment)
-    if "subfigure" in scores:
-        assert [int(top_k(s, 1).rows[0]) for s in scores["subfigure"]] == [2, 4]
+    ranking = rank(config, m2kr(), environment, tmp_path)
+    if "subfigure" in ranking.scores:
+        assert first(ranking.scores["subfigure"]) == [2, 4]
     # Random weights know no meaning; the confirmed figure, or the crop that is the query image, comes first.
-    assert [int(top_k(s, 1).rows[0]) for s in fused] == [2, 4]
+    assert first(ranking.rankings["fusion"]) == [2, 4]
     assert not faults.faults, faults.summary()
+
+
+def test_a_recipe_leaves_a_valid_submission(tiny: dict[str, str], tmp_path: Path, root: Path) -> None:
+    """The shipped sample's M2KR half, from its files to a scored submission."""
+    data = tmp_path / "data"
+    shutil.copytree(root / "data" / "sample" / "m2kr", data / "m2kr")
+    name = "gpu_is_all_you_need"
+    config = load_config(RunConfig, name, CONFIG_FOLDER, overrides(name, tiny))
+    said: list[str] = []
+    out = tmp_path / "submission.csv"
+    environment = Environment(cache=tmp_path / "cache")
+    result = run(config, data, out, environment, tmp_path / "runs", root, said.append)
+    assert out.is_file() and result.report is not None
+    assert any("mmdocir" in line and "skipped" in line for line in said)
+    assert set(result.tasks["m2kr"].final()) == {line.split(",")[0] for line in out.read_text().splitlines()[1:]}
 
 
 def test_an_unknown_model_in_a_recipe_says_what_to_do(tmp_path: Path) -> None:
