@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.synthetic_pages import Size, write_dataset
+from common.experiment import read_log
 
 ROOT = Path(__file__).resolve().parents[1]
 LIMIT = 4 * 2**30
@@ -94,20 +95,23 @@ def _group(leader: int) -> list[int]:
 
 def lexical(folder: Path) -> Watched:
     """Part 1: the pipeline from the page table to the validated submission."""
+    out = folder / "lexical.csv"
     command = [sys.executable, "-m", "track1_mdr", "run", "--config", "lexical", "--data", str(folder)]
-    watched = run_watched([*command, *_places(folder)], folder / "lexical.log")
+    watched = run_watched([*command, "--out", str(out), "--cache", str(folder / "cache")], folder / "lexical.log")
     show("lexical: page table to validated submission", watched, folder / "lexical.log")
-    for path in sorted((folder / "runs").glob("*/run.json")):
-        for stage in json.loads(path.read_text(encoding="utf-8"))["stages"]:
-            print(
-                f"  {stage['stage']:<32} {stage['wall_seconds']:8.1f} s wall {stage['cpu_seconds']:8.1f} s CPU"
-                f"   peak {stage['peak_bytes'] / 2**30:5.2f} GiB"
-            )
+    for row in reversed(read_log(ROOT / "runs")):
+        if (row["submission"] or {}).get("path") == str(out):
+            _print_stages(ROOT / "runs" / row["run"] / "run.json")
+            break
     return watched
 
 
-def _places(folder: Path) -> list[str]:
-    return ["--out", str(folder / "lexical.csv"), "--runs", str(folder / "runs"), "--cache", str(folder / "cache")]
+def _print_stages(record: Path) -> None:
+    for stage in json.loads(record.read_text(encoding="utf-8"))["stages"]:
+        print(
+            f"  {stage['stage']:<32} {stage['wall_seconds']:8.1f} s wall {stage['cpu_seconds']:8.1f} s CPU"
+            f"   peak {stage['peak_bytes'] / 2**30:5.2f} GiB"
+        )
 
 
 def vectors(folder: Path) -> Watched:

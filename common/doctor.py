@@ -272,7 +272,9 @@ def render(checks: list[Check]) -> Table:
     from rich.table import Table
 
     marks = {"ok": "[green]ok[/]", "warn": "[yellow]warn[/]", "fail": "[red]fail[/]"}
-    table = Table("check", "", "found", "do")
+    table = Table("check", "")
+    for title in ("found", "do"):
+        table.add_column(title, overflow="fold")  # paths and commands are shown whole
     for check in checks:
         table.add_row(escape(check.name), marks[check.status], escape(check.found), escape(check.todo))
     return table

@@ -1,5 +1,6 @@
 """The doctor on planted folders: what is found, what is missing, what to do, and no secret in sight."""
 
+import io
 import subprocess
 import sys
 from collections import namedtuple
@@ -20,7 +21,7 @@ def by_name(checks: list[Check]) -> dict[str, Check]:
 
 
 def text_of(checks: list[Check]) -> str:
-    console = Console(width=400, record=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
+    console = Console(width=400, record=True, file=io.StringIO())
     console.print(render(checks))
     return console.export_text()
 
@@ -150,6 +151,14 @@ def test_absent_weights_name_the_package(monkeypatch):
 
 def test_markup_in_a_path_is_shown_as_it_is():
     assert "a[bold]b" in text_of([Check("x", "ok", "a[bold]b")])
+
+
+def test_a_long_path_is_shown_whole_on_a_narrow_terminal():
+    path = "/a/very/long/path/" + "x" * 120
+    console = Console(width=60, record=True, file=io.StringIO())
+    console.print(render([Check("x", "ok", path)]))
+    cells = [line.split("│")[3].strip() for line in console.export_text().splitlines() if line.count("│") > 3]
+    assert path in "".join(cells)
 
 
 def test_importing_the_doctor_is_light(root: Path):
