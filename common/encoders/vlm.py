@@ -7,6 +7,7 @@ Qwen2-VL, Qwen2.5-VL, Qwen3-VL, Idefics3, LLaVA and their kin work alike. No rem
 from __future__ import annotations
 
 import inspect
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -37,10 +38,24 @@ def model_revision(model: str) -> str:
     if folder.is_dir():
         names = sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith("."))
         return "sha256:" + digest(*(part for p in names for part in (str(p.relative_to(folder)), file_digest(p))))
-    commit = getattr(load_model_config(model), "_commit_hash", None)
-    if not commit:
-        raise ConfigError("the model's revision is unknown", where=f"model {model}", expected="a hub snapshot")
-    return str(commit)
+    return f"commit:{_hub_commit(model)}"
+
+
+def _hub_commit(model: str) -> str:
+    """Return the commit of the hub snapshot that loading `model` takes.
+
+    transformers no longer keeps it in the configuration; the hub's cache has it in each file's path.
+    """
+    from huggingface_hub import hf_hub_download
+
+    try:
+        path = Path(hf_hub_download(model, "config.json"))
+    except (OSError, ValueError) as error:
+        raise _not_loaded(model, error) from None
+    found = re.search(r"/snapshots/([0-9a-f]{40})/", path.as_posix())
+    if found is None:
+        raise ConfigError("the model's revision is unknown", where=path, expected="a file of a hub snapshot")
+    return found[1]
 
 
 def load_model_config(model: str) -> Any:

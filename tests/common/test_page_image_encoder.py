@@ -185,3 +185,19 @@ def test_the_revision_follows_the_files(folders: dict[str, str], tmp_path: Path)
     config = json.loads((copy / "config.json").read_text())
     (copy / "config.json").write_text(json.dumps({**config, "note": 1}))
     assert model_revision(str(copy)) != model_revision(folders["colpali"])
+
+
+def test_a_hub_name_and_a_folder_load_alike(
+    folders: dict[str, str], pages: list[Image.Image], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A hub cache as a download leaves it: the name loads from it, and the revision is its commit."""
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    repository = tmp_path / "models--team--tiny"
+    shutil.copytree(folders["colqwen2"], repository / "snapshots" / commit)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(commit)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    encoder = PageImageEncoder("team/tiny", settings())
+    assert encoder.revision == f"commit:{commit}"
+    expected = PageImageEncoder(folders["colqwen2"], settings()).encode_pages(pages[:1])[0]
+    np.testing.assert_array_equal(encoder.encode_pages(pages[:1])[0], expected)
