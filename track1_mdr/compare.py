@@ -104,12 +104,14 @@ def resample_means(values: np.ndarray, clusters: np.ndarray, resamples: int, rng
     count = int(clusters.max()) + 1
     sums = np.bincount(clusters, weights=values, minlength=count)
     sizes = np.bincount(clusters, minlength=count).astype(np.float64)
-    share = np.full(count, 1.0 / count)
+    # Clusters of equal sum and size are alike: drawing kinds by their share is the same draw, and far smaller.
+    kinds, alike = np.unique(np.stack([sums, sizes], axis=1), axis=0, return_counts=True)
     means = np.empty(resamples)
-    step = max(1, _CHUNK_CELLS // count)
+    step = max(1, _CHUNK_CELLS // len(kinds))
     for start in range(0, resamples, step):
-        draws = rng.multinomial(count, share, size=min(step, resamples - start))
-        means[start : start + len(draws)] = (draws @ sums) / (draws @ sizes)
+        draws = rng.multinomial(count, alike / count, size=min(step, resamples - start))
+        drawn = draws @ kinds
+        means[start : start + len(draws)] = drawn[:, 0] / drawn[:, 1]
     return means
 
 

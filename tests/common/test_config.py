@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import Field, ValidationError
 
@@ -146,6 +146,7 @@ keys = st.text("abc", min_size=1, max_size=3)
 trees = st.recursive(st.integers(), lambda sub: st.dictionaries(keys, sub, min_size=1, max_size=3), max_leaves=8)
 
 
+@settings(deadline=None)
 @given(st.dictionaries(keys, trees, max_size=3))
 def test_flat_keys_rebuild_the_tree(tree: dict[str, Any]) -> None:
     rebuilt: dict[str, Any] = {}

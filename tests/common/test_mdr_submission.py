@@ -194,7 +194,7 @@ def mutations(draw: st.DrawFn) -> bytes:
     return ("\n".join(lines) + "\n").encode("utf-8")
 
 
-@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(mutations())
 def test_any_one_mutation_is_refused(tmp_path: Path, data: bytes) -> None:
     report = check(tmp_path, data)
@@ -205,7 +205,7 @@ def test_any_one_mutation_is_refused(tmp_path: Path, data: bytes) -> None:
         validate_submission(path, EXPECTED).check()
 
 
-@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.binary(max_size=60))
 def test_no_bytes_break_the_validator(tmp_path: Path, data: bytes) -> None:
     assert not check(tmp_path, data).ok

@@ -190,7 +190,7 @@ def test_the_interval_is_the_middle_95_percent() -> None:
     ids = [str(10_000 + i) for i in range(400)]
     runs = [{i: (str(int(rng.random() < share)),) * 5 for i in ids} for share in (0.6, 0.4)]
     table = pl.DataFrame({"question_id": ids, "doc_name": ids, "domain": [""] * 400})
-    effect = compare(*runs, dict.fromkeys(ids, ("1",)), table).tasks["mmdocir"]
+    effect = compare(runs[0], runs[1], dict.fromkeys(ids, ("1",)), table).tasks["mmdocir"]
     gains = np.array([100.0 * ((runs[0][i][0] == "1") - float(runs[1][i][0] == "1")) for i in ids])
     normal = 1.96 * gains.std() / np.sqrt(400)  # 400 independent questions: the normal interval is right
     assert effect.low == pytest.approx(gains.mean() - normal, abs=0.06 * normal)
