@@ -17,7 +17,7 @@ from tests.track1.hostile_tasks import extract_or_die, no_state
 from tests.track1.pdf_files import blank_pdf, broken_page_pdf, drawn_text, image_pdf, text_pdf
 from track1_mdr.config import OcrConfig
 from track1_mdr.datasets import extract
-from track1_mdr.datasets.documents import prepare_documents
+from track1_mdr.datasets.documents import needs_ocr, piece_key, prepare_documents
 from track1_mdr.datasets.extract import extract_documents
 from track1_mdr.datasets.pdf import PageContent
 from track1_mdr.datasets.prepare import LAYOUTS_FILE, PAGES_FILE, prepare_pdfs
@@ -80,6 +80,33 @@ def test_text_comes_from_the_layer_from_ocr_or_from_both(prepared: tuple[Path, P
     assert texts["a_scan_0.jpg"] == "Wombat census 1987"
     assert texts["b text_2.jpg"] == f"{LONG} Number 2."
     assert texts["c_figure_0.jpg"].split("\n") == [LONG, "Kangaroo exports"]
+
+
+@pytest.mark.parametrize(
+    ("words", "garbled", "enabled", "whole"),
+    [(9, False, True, True), (10, False, True, False), (0, True, True, True), (9, False, False, False)],
+)
+def test_which_pages_are_read_whole(words: int, garbled: bool, enabled: bool, whole: bool) -> None:
+    page = PageContent(612, 792, "word " * words, (), (), garbled)
+    assert needs_ocr(page, OcrConfig(enabled=enabled, min_words=10)) is whole
+
+
+def test_a_figure_does_not_repeat_what_the_text_layer_says(tmp_path: Path) -> None:
+    pdf = image_pdf(tmp_path / "a.pdf", [drawn_text("ten words in it\nNew: Emu 55")], text=LONG)
+    document = next(prepare_documents({"a": pdf}, OCR, tmp_path / "cache", FaultLog()))
+    assert document.pages[0].text.split("\n") == [LONG, "New: Emu 55"]
+    figure = [block for block in document.layouts if block.kind == "figure"]
+    assert [block.text for block in figure] == ["ten words in it\nNew: Emu 55"]
+
+
+def test_the_settings_that_change_text_change_the_piece(tmp_path: Path) -> None:
+    keys = {
+        piece_key("ab", OcrConfig(**values))
+        for values in ({}, {"page_pixels": 900}, {"min_words": 3}, {"figures": False}, {"enabled": False})
+    }
+    assert len(keys) == 5
+    assert piece_key("ab", OcrConfig(workers=7)) in keys
+    assert piece_key("cd", OcrConfig()) not in keys
 
 
 def test_a_page_that_fails_is_a_fault_and_keeps_its_row(prepared: tuple[Path, Path, FaultLog]) -> None:

@@ -76,7 +76,7 @@ class WorkerPool:
         timeout: float = 60.0,
     ) -> None:
         self.function, self.setup = function, setup
-        self.workers = workers or os.cpu_count() or 1
+        self.workers = workers or cores()
         self.timeout = timeout
         self._context = mp.get_context("spawn")
         self._pool: list[_Worker] = []
@@ -166,6 +166,11 @@ class WorkerPool:
         if worker.task is None:
             raise DataError("a worker process could not start", where=self.function.__name__, got=reason)
         return Failed(worker.task, reason, lost=True)
+
+
+def cores() -> int:
+    """Return the number of cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _stop(worker: _Worker) -> None:
