@@ -25,7 +25,7 @@ from track1_mdr.datasets.workers import Failed, Item, WorkerPool
 from track1_mdr.figures import Box, FigureLimits, crop, find_figures, top_part
 from track1_mdr.keypoints import LONG_SIDE, VECTOR, VIEWS, Keypoints, detect, shrink, thumbnail_vectors
 
-VERSION = 1
+VERSION = 2
 SHARD_IMAGES = 32
 POOL_FROM = 4 * SHARD_IMAGES
 """Fewer images than this are described without worker processes, whose start costs more."""

@@ -77,9 +77,11 @@ def find_figures(page: np.ndarray, limits: FigureLimits | None = None) -> list[B
     edges = cv2.dilate(cv2.Canny(cv2.cvtColor(page, cv2.COLOR_RGB2GRAY), 50, 120), np.ones((3, 3), np.uint8))
     outlined = {_trim(ink, box) for box in _contour_boxes(cv2, edges) if _fits(box, page, limits)}
     drawings = {box for box in outlined if _letters_share(cv2, ink, box) <= limits.letters_share}
+    # Parts of a picture are no figures of their own; a frame around a picture and text does not hide the picture.
+    dense = pictures | {box for box in drawings if float(crop(ink, box).mean()) > 0.5 * 255}
     kept: list[Box] = []
     for box in sorted(pictures | drawings, key=lambda b: (-b.area, b.top, b.left)):
-        new = all(_shared(box, other) < 0.85 * (box.area if other in pictures else other.area) for other in kept)
+        new = all(_shared(box, other) < 0.85 * (box.area if other in dense else other.area) for other in kept)
         if new and _fits(box, page, limits):
             kept.append(box)
     return kept[: limits.max_figures]

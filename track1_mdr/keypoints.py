@@ -63,7 +63,8 @@ def detect(image: np.ndarray, features: int) -> Keypoints:
     """Return the strongest SIFT keypoints of an RGB picture, at most `features`."""
     import cv2
 
-    sift = cv2.SIFT.create(nfeatures=features)
+    # a third of the usual contrast: drawings and skies have few points; `features` keeps the strongest anyway
+    sift = cv2.SIFT.create(nfeatures=features, contrastThreshold=0.013)
     found, descriptors = sift.detectAndCompute(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), None)
     if descriptors is None or len(found) == 0:
         return Keypoints(np.empty((0, 2), np.float32), np.empty((0, 128), np.uint8))
@@ -111,7 +112,10 @@ def tentative_matches(query: Keypoints, others: list[Keypoints], at_least: int) 
     left = query.descriptors.astype(np.float32)
     right = np.concatenate([others[i].descriptors for i in usable]).astype(np.float32)
     starts = np.concatenate([[0], np.cumsum([len(others[i]) for i in usable])]).astype(np.int64)
-    distances = (left**2).sum(1)[:, None] + (right**2).sum(1)[None, :] - 2 * (left @ right.T)
+    distances = left @ right.T  # up to 150 MB: the rest is done in place
+    distances *= -2
+    distances += (left**2).sum(1)[:, None]
+    distances += (right**2).sum(1)[None, :]
     near = (np.minimum.reduceat(distances, starts[:-1], axis=1) <= MAX_DISTANCE**2).sum(axis=0)
     for place, i in enumerate(usable):
         if near[place] >= at_least:
