@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from tokenizers import pre_tokenizers
 from transformers import (
+    CLIPImageProcessor,
     ColModernVBertConfig,
     ColModernVBertForRetrieval,
     ColModernVBertProcessor,
@@ -21,6 +22,12 @@ from transformers import (
     Idefics3ForConditionalGeneration,
     Idefics3ImageProcessor,
     Idefics3Processor,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaProcessor,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2_5_VLProcessor,
     Qwen2Tokenizer,
     Qwen2VLConfig,
     Qwen2VLForConditionalGeneration,
@@ -180,5 +187,51 @@ def idefics3(folder: Path, seed: int = 0) -> Path:
         scale_factor=2, image_token_id=tok.convert_tokens_to_ids("<image>"), pad_token_id=0,
     )  # fmt: skip
     spread(Idefics3ForConditionalGeneration(config), seed).save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+def qwen2_5_vl(folder: Path, seed: int = 0) -> Path:
+    tok = tokenizer(QWEN_SPECIAL)
+    ids = tok.convert_tokens_to_ids
+    config = Qwen2_5_VLConfig(
+        text_config=text_config(
+            len(tok), rope_parameters={"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 10000.0}
+        ),
+        vision_config={
+            "depth": 2, "hidden_size": 32, "out_hidden_size": 32, "intermediate_size": 64, "num_heads": 2,
+            "patch_size": 14, "spatial_merge_size": 2, "temporal_patch_size": 2, "in_channels": 3,
+            "fullatt_block_indexes": [1], "window_size": 56,
+        },
+        image_token_id=ids("<|image_pad|>"),
+        video_token_id=ids("<|video_pad|>"),
+        vision_start_token_id=ids("<|vision_start|>"),
+        vision_end_token_id=ids("<|vision_end|>"),
+    )  # fmt: skip
+    spread(Qwen2_5_VLForConditionalGeneration(config), seed).save_pretrained(folder)
+    images = Qwen2VLImageProcessor(min_pixels=28 * 28, max_pixels=28 * 28 * 16)
+    processor = Qwen2_5_VLProcessor(images, tok, Qwen2VLVideoProcessor(), chat_template=QWEN_TEMPLATE)
+    processor.save_pretrained(folder)
+    return folder
+
+
+def llava(folder: Path, seed: int = 0) -> Path:
+    """LLaVA: a fixed number of tokens an image, a CLIP tower, a Llama decoder."""
+    tok = tokenizer(["<image>", "<end_of_utterance>", "<|im_start|>"])
+    config = LlavaConfig(
+        text_config=text_config(len(tok), model_type="llama"),
+        vision_config={
+            "model_type": "clip_vision_model", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
+            "num_attention_heads": 2, "image_size": 56, "patch_size": 14, "projection_dim": 32,
+        },
+        image_token_index=tok.convert_tokens_to_ids("<image>"),
+    )  # fmt: skip
+    spread(LlavaForConditionalGeneration(config), seed).save_pretrained(folder)
+    edge = {"height": 56, "width": 56}
+    images = CLIPImageProcessor(size=edge, crop_size=edge)
+    processor = LlavaProcessor(
+        images, tok, patch_size=14, vision_feature_select_strategy="default", num_additional_image_tokens=1,
+        chat_template=IDEFICS_TEMPLATE,
+    )  # fmt: skip
     processor.save_pretrained(folder)
     return folder

@@ -86,8 +86,13 @@ def load_pretrained(model_class: Any, model: str, *, dtype: str, device: str) ->
         processor = AutoProcessor.from_pretrained(model, trust_remote_code=False)
         with _quiet_unless_terminal():
             loaded, report = model_class.from_pretrained(
-                model, dtype=getattr(torch, dtype), trust_remote_code=False, output_loading_info=True
+                model,
+                dtype=getattr(torch, dtype),
+                trust_remote_code=False,
+                use_safetensors=True,
+                output_loading_info=True,
             )
+            loaded = loaded.to(device).eval()
     except (OSError, ValueError, ImportError, RuntimeError) as error:
         raise _not_loaded(model, error) from None
     missing = sorted(str(key) for key in report["missing_keys"])
@@ -99,7 +104,7 @@ def load_pretrained(model_class: Any, model: str, *, dtype: str, device: str) ->
             got=f"no {missing[0]}",
             todo="take a checkpoint in transformers' own format (for ColPali and ColQwen2: the one with -hf)",
         )
-    return loaded.to(device).eval(), processor
+    return loaded, processor
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from common.errors import ConfigError
 from tests import tiny_vlm
 
 TOLERANCE = 1e-5  # float32 on a CPU
-NAMES = ("qwen2_vl", "idefics3")
+NAMES = ("qwen2_vl", "qwen2_5_vl", "idefics3", "llava")
 
 
 @pytest.fixture(scope="module")
