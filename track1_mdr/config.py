@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -41,7 +41,18 @@ class DataConfig(Config):
     ocr: OcrConfig = OcrConfig()
 
 
-class Bm25Config(Config):
+class BaseRouteConfig(Config):
+    """What all routes' configurations have in common.
+
+    `embeds`: the route encodes passages into the embedding store, so that `--shard i/n` makes sense for it.
+    `sparse`: it speaks about a few candidates only, so that a z-score over them means nothing.
+    """
+
+    embeds: ClassVar[bool] = False
+    sparse: ClassVar[bool] = False
+
+
+class Bm25Config(BaseRouteConfig):
     """BM25 over pages or over chunks of pages, best chunk counts (bm25s)."""
 
     type: Literal["bm25"]
@@ -58,9 +69,10 @@ class Bm25Config(Config):
     top: int = Field(1000, ge=1, description="passages kept per query where all passages are candidates")
 
 
-class ReferenceConfig(Config):
+class ReferenceConfig(BaseRouteConfig):
     """The question names a page or slide (`page`), or a figure, table or section (`caption`)."""
 
+    sparse: ClassVar[bool] = True
     type: Literal["reference"]
     kind: Literal["page", "caption"] = "page"
 
@@ -76,9 +88,10 @@ class TextModelConfig(Config):
     batch_size: int = Field(32, ge=1)
 
 
-class DenseTextConfig(TextModelConfig):
+class DenseTextConfig(TextModelConfig, BaseRouteConfig):
     """Single-vector text retrieval; chunk to page by maximum."""
 
+    embeds: ClassVar[bool] = True
     type: Literal["dense_text"]
     dtype: Literal["float32", "bfloat16"] = Field(
         "float32", description="of torch models' matrix products; bfloat16 is faster on CPUs with avx512_bf16"
@@ -88,9 +101,10 @@ class DenseTextConfig(TextModelConfig):
     top: int = Field(1000, ge=1)
 
 
-class ColbertConfig(TextModelConfig):
+class ColbertConfig(TextModelConfig, BaseRouteConfig):
     """Late interaction over text: mean over query tokens of the best passage token (MaxSim)."""
 
+    embeds: ClassVar[bool] = True
     type: Literal["colbert"]
     words: int = Field(150, ge=1)
     stride: int = Field(110, ge=1)
@@ -98,7 +112,7 @@ class ColbertConfig(TextModelConfig):
     idf: bool = Field(False, description="weigh query tokens by their rarity among the candidate passages")
 
 
-class LayoutConfig(Config):
+class LayoutConfig(BaseRouteConfig):
     """BM25 over layout blocks (title, text, figure, table), best block counts."""
 
     type: Literal["layout"]
@@ -109,9 +123,10 @@ class LayoutConfig(Config):
     top: int = Field(1000, ge=1)
 
 
-class ImageConfig(Config):
+class ImageConfig(BaseRouteConfig):
     """CLIP-like image encoder: text to page image, query image to screenshot and its sub-figures."""
 
+    embeds: ClassVar[bool] = True
     type: Literal["image"]
     model: str = Field(description="open_clip architecture, hub name (hf-hub:...) or local folder")
     pretrained: str | None = Field(None, description="open_clip weights tag or a local file; none = random weights")
@@ -121,9 +136,10 @@ class ImageConfig(Config):
     top: int = Field(100, ge=1)
 
 
-class PageImageConfig(Config):
+class PageImageConfig(BaseRouteConfig):
     """Page images by a vision-language model: late interaction (ColPali, ColQwen2), or one vector (GME)."""
 
+    embeds: ClassVar[bool] = True
     type: Literal["page_image_late_interaction"]
     model: str = Field(description="hub name in transformers' format (ColQwen2: with -hf), or a local folder")
     batch_size: int = Field(4, ge=1)
@@ -161,9 +177,10 @@ class PageImageConfig(Config):
         return self
 
 
-class SubfigureConfig(Config):
+class SubfigureConfig(BaseRouteConfig):
     """Query image against figures cut out of screenshots, verified by matched keypoints (RANSAC)."""
 
+    sparse: ClassVar[bool] = True
     type: Literal["subfigure"]
     max_figures: int = Field(10, ge=1, description="figures per screenshot")
     min_inliers: int = Field(12, ge=4)
@@ -173,7 +190,7 @@ class SubfigureConfig(Config):
     top: int = Field(100, ge=1)
 
 
-class MyRouteConfig(Config):
+class MyRouteConfig(BaseRouteConfig):
     """A team's own route: `my_route.py` reads what it likes from `params`."""
 
     type: Literal["my_route"]

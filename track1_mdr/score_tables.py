@@ -28,8 +28,8 @@ def render_score(report: ScoreReport) -> Group:
 
 def _table(title: str, score: TaskScore) -> Table:
     table = Table(title=f"{title}: {score.micro.mean:.2f} ± {score.micro.error or 0:.2f}", title_justify="left")
-    table.add_column("questions", overflow="fold")
-    for name in ("n", *(f"R@{k}" for k in KS), "mean", "ceiling", "of ceiling", *(f"hit@{k}" for k in KS)):
+    table.add_column("questions", overflow="fold", min_width=16)
+    for name in ("n", *(f"R@{k}" for k in KS), "mean", "ceiling", "share"):
         table.add_column(name, justify="right", no_wrap=True)
     _row(table, "all (micro)", score.micro, bold=True)
     if score.macro is not None:
@@ -38,7 +38,10 @@ def _table(title: str, score: TaskScore) -> Table:
     _section(table, score.by_domain)
     _section(table, score.by_evidence)
     if score.error_by_document is not None:
-        table.caption = f"standard error {score.micro.error or 0:.2f}, by document {score.error_by_document:.2f}"
+        table.caption = (
+            f"share: of the ceiling, what a perfect ranking gets; standard error {score.micro.error or 0:.2f}, "
+            f"by document {score.error_by_document:.2f}"
+        )
     return table
 
 
@@ -55,8 +58,7 @@ def _row(table: Table, name: str, figures: Figures, bold: bool = False) -> None:
         Text(name),  # Text: a name with square brackets is not markup
         f"{figures.questions:,}",
         *(f"{value:.1f}" for value in values),
-        f"{figures.share_of_ceiling:.1f} %",
-        *(f"{value:.1f}" for value in figures.hit.values()),
+        f"{figures.share_of_ceiling:.1f}%",
         style="bold" if bold else None,
     )
 

@@ -1,0 +1,65 @@
+#!/usr/bin/env bash
+# ./run_all.sh          set everything up, run both tracks on the data at hand, leave validated submissions
+# ./run_all.sh test     set everything up, run lint, type checks and tests
+# ./run_all.sh track1 … set everything up, then: python -m track1_mdr run …
+# ./run_all.sh setup    set everything up, no more
+#
+# PYTHON names the interpreter (3.11 or later); MIRC_DATA the data root (default: data/, else the shipped sample).
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+
+setup() {
+    local python=${PYTHON:-}
+    if [ -z "$python" ]; then
+        for candidate in python3 python3.11 python3.12 python3.13 python3.14 python; do
+            if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+                python=$candidate
+                break
+            fi
+        done
+    fi
+    if [ -z "$python" ]; then
+        echo "error: no Python 3.11 or later found; install one, or name it: PYTHON=/path/to/python ./run_all.sh" >&2
+        exit 2
+    fi
+    # The stamp is the requirements of the last finished install: the same ones install nothing again.
+    if [ -x .venv/bin/python ] && cmp -s requirements.txt .venv/requirements.installed; then
+        return
+    fi
+    echo "setting up .venv (the first time takes a few minutes and about 7 GB)"
+    [ -x .venv/bin/python ] || "$python" -m venv .venv
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+    cp requirements.txt .venv/requirements.installed
+}
+
+verb=${1:-all}
+case "$verb" in
+all)
+    setup
+    .venv/bin/python -m track1_mdr run
+    # Track 2 joins here.
+    ;;
+test)
+    setup
+    shift
+    .venv/bin/ruff check .
+    .venv/bin/ruff format --check .
+    .venv/bin/basedpyright
+    .venv/bin/python -m pytest "$@"
+    ;;
+track1)
+    setup
+    shift
+    .venv/bin/python -m track1_mdr run "$@"
+    ;;
+setup)
+    setup
+    ;;
+-h | --help | help)
+    sed -n '2,8s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+    ;;
+*)
+    echo "error: unknown verb '$verb'; try ./run_all.sh --help" >&2
+    exit 2
+    ;;
+esac

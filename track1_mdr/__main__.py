@@ -1,0 +1,261 @@
+"""The command line of Track 1: `python -m track1_mdr VERB --help`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from common.errors import ConfigError, UserError
+
+ROOT = Path(__file__).resolve().parents[1]
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Track 1, multimodal document retrieval: from documents and questions to a scored submission.",
+)
+
+DataOption = Annotated[
+    Path | None, typer.Option("--data", help="Data root [default: MIRC_DATA, else data/, else data/sample]")
+]
+CacheOption = Annotated[
+    Path | None, typer.Option("--cache", help="Folder of finished OCR and embeddings [default: data/cache]")
+]
+ConfigOption = Annotated[str, typer.Option("--config", "-c", help="A name in track1_mdr/configs, or a YAML file")]
+SetOption = Annotated[list[str] | None, typer.Option("--set", "-s", help="Override one key: a.b=value; repeatable")]
+DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error")]
+
+
+def say(line: str) -> None:
+    """Print one line of a command's report."""
+    typer.echo(line)
+
+
+@contextmanager
+def reported(debug: bool) -> Iterator[None]:
+    """Turn a `UserError` into one block on standard error and exit code 2; Ctrl-C into a line and 130."""
+    try:
+        yield
+    except UserError as error:
+        if debug:
+            raise
+        typer.secho(f"error: {error.block()}", err=True, fg="red")
+        raise typer.Exit(2) from None
+    except KeyboardInterrupt:
+        typer.secho("interrupted; finished work is kept, run the same command to go on", err=True)
+        raise typer.Exit(130) from None
+
+
+def data_root(given: Path | None) -> Path:
+    """Return the data root: --data, else MIRC_DATA, else data/ where a part is present, else the sample."""
+    if given is not None or os.environ.get("MIRC_DATA"):
+        root = (given or Path(os.environ["MIRC_DATA"])).expanduser()
+        if not root.is_dir():
+            raise ConfigError(
+                "no such data root", where="--data" if given else "MIRC_DATA", got=root, todo="see data/README.md"
+            )
+        return root.resolve()
+    home = ROOT / "data"
+    return home if any((home / part).is_dir() for part in ("mmdocir", "m2kr")) else home / "sample"
+
+
+def cache_folder(given: Path | None) -> Path:
+    """Return the cache: --cache, else MIRC_CACHE, else data/cache in the project."""
+    return (given or Path(os.environ.get("MIRC_CACHE") or ROOT / "data" / "cache")).resolve()
+
+
+def default_out(config: str, root: Path) -> Path:
+    """Return submissions/track1-<config>[-sample].csv."""
+    sample = "-sample" if root == ROOT / "data" / "sample" else ""
+    return ROOT / "submissions" / f"track1-{config}{sample}.csv"
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    """Return (i, n) of "i/n", with i counted from 0."""
+    left, slash, right = text.partition("/")
+    if slash and left.isdigit() and right.isdigit() and int(left) < int(right):
+        return int(left), int(right)
+    raise ConfigError("a shard has the form i/n", where="--shard", expected="0/4, 1/4, ... 3/4", got=text)
+
+
+@app.command()
+def doctor(data: DataOption = None, cache: CacheOption = None) -> None:
+    """Check the machine, packages, data and credentials, and say what to do about each.
+
+    Example: python -m track1_mdr doctor
+    """
+    from rich.console import Console
+
+    from common.doctor import examine, render
+
+    with reported(False):
+        checks = examine(
+            data_root(data),
+            cache_folder(cache),
+            ROOT / "runs",
+            environment=os.environ,
+            home=Path.home(),
+            requirements=ROOT / "requirements.txt",
+        )
+        Console().print(render(checks))
+        if any(check.status == "fail" for check in checks):
+            raise typer.Exit(1)
+
+
+@app.command()
+def prepare(
+    pdfs: Annotated[Path, typer.Option("--pdfs", help="Folder of PDFs")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for the official page and layout tables")],
+    cache: CacheOption = None,
+    images: Annotated[bool, typer.Option(help="Also write page images into the table")] = True,
+    ocr: Annotated[bool, typer.Option(help="Read pages without text, and figures, by OCR")] = True,
+    allow_faults: Annotated[int, typer.Option(help="Failed pages to put up with")] = 0,
+    debug: DebugOption = False,
+) -> None:
+    """Turn PDFs into the official tables: page text, OCR, page images, layout blocks. Resumes where it stopped.
+
+    Example: python -m track1_mdr prepare --pdfs data/sample/mmdocir/pdfs --out data/prepared
+    """
+    from common.faults import FaultLog
+    from track1_mdr.config import OcrConfig
+    from track1_mdr.datasets.prepare import prepare_pdfs
+
+    with reported(debug):
+        faults = FaultLog()
+        made = prepare_pdfs(pdfs, out, OcrConfig(enabled=ocr), cache_folder(cache), faults, images=images)
+        say(f"wrote {made.pages_file} and {made.layouts_file}: {made.documents} documents, {made.pages} pages")
+        for note in made.notes:
+            say(note)
+        faults.check(allow_faults, f"mend the files, or pass --allow-faults {len(faults)}")
+        say("next: put both tables and the questions under <data root>/mmdocir, then python -m track1_mdr run --help")
+
+
+@app.command()
+def run(
+    config: ConfigOption = "baseline",
+    data: DataOption = None,
+    out: Annotated[Path | None, typer.Option("--out", help="The submission [default: submissions/...csv]")] = None,
+    overrides: SetOption = None,
+    cache: CacheOption = None,
+    shard: Annotated[
+        str | None, typer.Option(help="i/n: only encode part i of n (from 0) into the cache, and stop")
+    ] = None,
+    debug: DebugOption = False,
+) -> None:
+    """Run a configuration: data, routes, fusion, rerank, a validated submission, and its local score.
+
+    Example: python -m track1_mdr run --config baseline --data data/sample --set tasks.mmdocir.rerank=null
+    """
+    from track1_mdr.app import encode_shard, print_result, run_config
+
+    with reported(debug):
+        root, kept = data_root(data), cache_folder(cache)
+        if shard is not None:
+            encode_shard(config, overrides or [], root, kept, parse_shard(shard), say)
+            return
+        result = run_config(config, overrides or [], root, out, kept, ROOT, default_out, say)
+        print_result(result, root, say)
+
+
+@app.command()
+def fit(
+    out: Annotated[Path, typer.Option("--out", help="Folder of the fitted fusion")],
+    config: ConfigOption = "baseline",
+    data: DataOption = None,
+    task: Annotated[str, typer.Option(help="mmdocir or m2kr")] = "mmdocir",
+    folds: Annotated[int, typer.Option(min=2, help="Folds by document")] = 8,
+    overrides: SetOption = None,
+    cache: CacheOption = None,
+    debug: DebugOption = False,
+) -> None:
+    """Fit the learned fusion on data with gold, with folds by document; print its out-of-fold score.
+
+    Example: python -m track1_mdr fit --data data/sample --folds 3 --out runs/my_fusion
+    """
+    from track1_mdr.app import fit_fusion
+
+    with reported(debug):
+        fit_fusion(config, overrides or [], data_root(data), cache_folder(cache), ROOT, task, folds, out, say)
+
+
+@app.command()
+def score(
+    submission: Annotated[Path, typer.Argument(help="The submission CSV")],
+    data: DataOption = None,
+    debug: DebugOption = False,
+) -> None:
+    """Score a submission on the gold that is at hand, as the leaderboard does, with parts and ceiling.
+
+    Example: python -m track1_mdr score submissions/track1-baseline-sample.csv --data data/sample
+    """
+    from track1_mdr.evaluate import score_files
+
+    with reported(debug):
+        root = data_root(data)
+        _print(score_files(submission, root).render())
+        say(f"next: python -m track1_mdr compare {submission} OTHER.csv --data {shown(root)}")
+
+
+@app.command()
+def validate(
+    submission: Annotated[Path, typer.Argument(help="The submission CSV")],
+    data: DataOption = None,
+    debug: DebugOption = False,
+) -> None:
+    """Check a submission against every rule; list the faults with row, value and rule.
+
+    Example: python -m track1_mdr validate submissions/track1-baseline-sample.csv --data data/sample
+    """
+    from track1_mdr.evaluate import validate_file
+
+    with reported(debug):
+        report = validate_file(submission, data_root(data)).check()
+        say(report.render())
+        say(f"next: python -m track1_mdr score {submission}")
+
+
+@app.command()
+def compare(
+    first: Annotated[Path, typer.Argument(help="Submission A")],
+    second: Annotated[Path, typer.Argument(help="Submission B")],
+    data: DataOption = None,
+    debug: DebugOption = False,
+) -> None:
+    """Compare two submissions: paired bootstrap over documents, wins and losses, by domain.
+
+    Example: python -m track1_mdr compare A.csv B.csv --data data/sample
+    """
+    from track1_mdr.compare import compare_files
+
+    with reported(debug):
+        _print(compare_files(first, second, data_root(data)).render())
+
+
+def shown(path: Path) -> str:
+    """Return a path as short as the reader can use it from the working directory."""
+    return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def _print(renderable: object) -> None:
+    from rich.console import Console
+
+    Console().print(renderable)
+
+
+def main(call: Callable[[], None] = app) -> None:
+    """Run the command line with line-buffered output, so that logs of long runs are in order."""
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(line_buffering=True)
+    call()
+
+
+if __name__ == "__main__":
+    main()

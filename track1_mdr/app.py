@@ -1,0 +1,165 @@
+"""What the command line does: configuration and paths in, files and printed tables out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from common.config import load_config
+from common.errors import ConfigError, DataError
+from common.experiment import Experiment, cores
+from common.faults import FaultLog
+from track1_mdr.config import CONFIG_FOLDER, RunConfig
+from track1_mdr.pipeline import RunResult, TaskRanking, load_tasks, rank_task, run
+from track1_mdr.routes.base import Environment
+
+Say = Callable[[str], None]
+
+
+def make_environment(config: RunConfig, cache: Path, shard: tuple[int, int] = (0, 1)) -> Environment:
+    """Return the environment of one run; "auto" takes a GPU where torch sees one."""
+    return Environment(
+        cache=cache,
+        device=choose_device(config.device),
+        seed=config.seed,
+        threads=cores(),
+        faults=FaultLog(),
+        shard=shard,
+    )
+
+
+def choose_device(wanted: str) -> str:
+    """Return the torch device for "auto" and refuse one that is not there."""
+    if wanted == "cpu":
+        return "cpu"
+    import torch
+
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if wanted == "auto":
+        return next((name for name, present in there.items() if present), "cpu")
+    if not there[wanted]:
+        raise ConfigError(
+            f"no {wanted} device on this machine", where="device", todo="use --set device=auto, or device=cpu"
+        )
+    return wanted
+
+
+def run_config(
+    name: str,
+    overrides: Sequence[str],
+    root: Path,
+    out: Path | None,
+    cache: Path,
+    home: Path,
+    default_out: Callable[[str, Path], Path],
+    say: Say,
+) -> RunResult:
+    """Load a configuration and run it."""
+    config = load_config(RunConfig, name, CONFIG_FOLDER, overrides)
+    say(f"configuration {config.name}, data {root}, seed {config.seed}")
+    target = out or default_out(config.name, root)
+    return run(config, root, target, make_environment(config, cache), home / "runs", home, say)
+
+
+def print_result(result: RunResult, root: Path, say: Say) -> None:
+    """Print every route's own score, the report, where the files are, and the next command."""
+    from rich.console import Console
+
+    console = Console()
+    if result.report is not None:
+        for ranking in result.tasks.values():
+            if ranking.tables.qrels:
+                console.print(stage_table(ranking))
+        console.print(result.report.render())
+    else:
+        say("no gold in the data root: no local score")
+    say(result.validation.render())
+    path = os.path.relpath(result.submission)
+    say(f"run record:  {os.path.relpath(result.folder)}")
+    say(f"submission:  {path}")
+    if result.report is not None:
+        score = f"{result.report.headline:.2f} of 100"
+        say(f"local score: {score}")
+    say(f"next:        python -m track1_mdr score {path} --data {os.path.relpath(root)}")
+
+
+def stage_table(ranking: TaskRanking) -> object:
+    """Return a table of each route's, fusion's and reranker's own recall on the questions with gold."""
+    from rich.table import Table
+
+    from track1_mdr.stages import stage_scores
+
+    table = Table(title=f"{ranking.tables.task}: each stage alone", title_justify="left")
+    for column in ("stage", "R@1", "R@3", "R@5", "mean", "answers"):
+        table.add_column(column, justify="left" if column == "stage" else "right")
+    for row in stage_scores(ranking):
+        table.add_row(
+            row.name, *(f"{100 * value:.1f}" for value in (*row.recall, row.mean)), f"{100 * row.answers:.0f}%"
+        )
+    return table
+
+
+def encode_shard(
+    name: str, overrides: Sequence[str], root: Path, cache: Path, shard: tuple[int, int], say: Say
+) -> None:
+    """Encode one shard of the passages of every embedding route into the cache, and stop there."""
+    from track1_mdr.routes import build_route
+
+    config = load_config(RunConfig, name, CONFIG_FOLDER, overrides)
+    environment = make_environment(config, cache, shard)
+    for task, tables in load_tasks(config, root, environment, say).items():
+        for route_name, route in getattr(config.tasks, task).routes.items():
+            if route is None or not route.embeds:
+                continue
+            build_route(route, environment).fit(tables.passages)
+            say(f"{task}: route {route_name}: shard {shard[0]}/{shard[1]} is in {cache}")
+    environment.faults.check(config.data.allow_faults, "mend the items, or allow them with --set data.allow_faults=N")
+    say("next: run the other shards, then the same command without --shard")
+
+
+def fit_fusion(
+    name: str,
+    overrides: Sequence[str],
+    root: Path,
+    cache: Path,
+    home: Path,
+    task: str,
+    folds: int,
+    out: Path,
+    say: Say,
+) -> None:
+    """Fit the learned fusion of one task on its gold; save it and print its out-of-fold score."""
+    from rich.console import Console
+
+    from track1_mdr.fusion.learned import LearnedFusion
+
+    config = load_config(RunConfig, name, CONFIG_FOLDER, overrides)
+    section = getattr(config.tasks, task, None)
+    if section is None:
+        raise ConfigError(f"the configuration has no task {task!r}", where="--task", expected="mmdocir or m2kr")
+    section = section.model_copy(update={"final": None})
+    environment = make_environment(config, cache)
+    with Experiment(home / "runs", "track1-fit", config, config.seed, repository=home) as record:
+        record.faults = environment.faults
+        with record.stage("read data"):
+            tables = load_tasks(config, root, environment, say).get(task)  # pyright: ignore[reportArgumentType]
+        if tables is None or not tables.qrels:
+            raise DataError(f"no gold for {task}", where=root / task, todo="fit on data with a gold.csv")
+        ranking = rank_task(section, tables, environment, record, say)
+        environment.faults.check(config.data.allow_faults, "mend the items, or allow them")
+        sparse = [key for key, route in section.routes.items() if route is not None and route.sparse]
+        with record.stage("fit"):
+            fusion = LearnedFusion.fit(
+                ranking.scores,
+                tables,
+                sparse=sparse,
+                folds=folds,
+                seed=config.seed,
+                provenance={"configuration": config.name, "data": f"{task}, questions with gold"},
+            )
+        ranking.rankings["learned (out of fold)"] = fusion.fuse(ranking.scores, tables.queries, tables.passages)
+        fusion.save(out)
+    Console().print(stage_table(ranking))
+    say(f"wrote {out}: {fusion.provenance['documents']} documents, {fusion.provenance['questions']} questions")
+    say(f"next: python -m track1_mdr run --config {name} --set tasks.{task}.final='{{type: learned, model: {out}}}'")
