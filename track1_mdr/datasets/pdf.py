@@ -7,6 +7,7 @@ page's own rotation and crop. They fit the rendered image whatever its size.
 from __future__ import annotations
 
 import ctypes
+import math
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -235,23 +236,21 @@ def _share(value: float) -> float:
 
 def _lines(textpage: pdfium.PdfTextPage, source: str, transform: _Transform) -> Iterator[Line]:
     wide = [i for i, c in enumerate(source) if ord(c) > 0xFFFF]  # pdfium counts UTF-16 units
-    numbers = [ctypes.c_double() for _ in range(4)]
+    left, top, right, bottom = (ctypes.c_double() for _ in range(4))
     for match in _LINE.finditer(source):
         text = clean_text(match.group().rstrip("\ufffe\x02")).strip()
         if not text:
             continue
         shift = sum(i < match.start() for i in wide)
         start = raw.FPDFText_GetCharIndexFromTextIndex(textpage.raw, match.start() + shift)
-        boxes = []
+        low_x, low_y, high_x, high_y = math.inf, math.inf, -math.inf, -math.inf
         for rect in range(max(0, raw.FPDFText_CountRects(textpage.raw, max(start, 0), len(match.group())))):
-            left, top, right, bottom = numbers
             if raw.FPDFText_GetRect(textpage.raw, rect, left, top, right, bottom):
-                boxes.append((left.value, bottom.value, right.value, top.value))
-        if start >= 0 and boxes:
-            edges = np.asarray(boxes)
-            low, high = edges.min(0), edges.max(0)
+                low_x, high_x = min(low_x, left.value), max(high_x, right.value)
+                low_y, high_y = min(low_y, bottom.value), max(high_y, top.value)
+        if start >= 0 and low_x <= high_x:
             broken = match.group()[-1] in "\ufffe\x02"
-            yield Line(text + _HYPHEN * broken, transform(low[0], low[1], high[2], high[3]))
+            yield Line(text + _HYPHEN * broken, transform(low_x, low_y, high_x, high_y))
 
 
 _Matrix = tuple[float, float, float, float, float, float]
