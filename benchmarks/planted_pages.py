@@ -152,8 +152,9 @@ def write_m2kr(
 
 
 def _words(rng: np.random.Generator, count: int) -> str:
-    letters = "etaoinshrdlucmfwyp"
-    return " ".join("".join(rng.choice(list(letters), size=int(rng.integers(2, 9)))) for _ in range(count))
+    letters = "".join("etaoinshrdlucmfwyp"[i] for i in rng.integers(0, 18, size=8 * count))
+    lengths = rng.integers(2, 9, size=count).tolist()
+    return " ".join(letters[8 * i : 8 * i + length] for i, length in enumerate(lengths))
 
 
 def _jpeg(image: Image.Image, quality: int) -> bytes:

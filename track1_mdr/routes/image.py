@@ -100,7 +100,9 @@ class ImageRoute:
     def _search_index(self, queries: np.ndarray, places: np.ndarray) -> list[Scored]:
         """Search the index over all views; it is asked for enough of them to fill `top` passages."""
         if self._index is None:
-            kind = choose_kind(len(self._owners), self.encoder.dim, MEMORY)
+            # A few thousand queries, asked once, do not repay the minutes that a graph takes to build.
+            fits = self._vectors.nbytes <= MEMORY
+            kind = "flat" if fits else choose_kind(len(self._owners), self.encoder.dim, MEMORY)
             self._index = FaissIndex(self.encoder.dim, kind, self.environment.seed, self.environment.threads)
             self._index.add(self._vectors, np.arange(len(self._owners)))
         views = int(np.bincount(self._owners[places]).max())
