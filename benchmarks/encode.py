@@ -1,0 +1,235 @@
+"""Text encoders side by side: rate, CPU time, peak memory and the recall that goes with them.
+
+    python -m benchmarks.encode --data DIR --pages 300
+
+Every system encodes the same chunks of the same pages in a process of its own. "plain" is sentence-transformers
+as its README calls it: fp32, batches of 32. Pages come from whole documents, their text layer only (no OCR), so
+that the recall here compares encoders and is not the baseline's.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import resource
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+
+from common.encoders.maxsim import maxsim
+from common.faults import FaultLog
+from track1_mdr.chunks import chunk_passages
+from track1_mdr.config import DataConfig, OcrConfig
+from track1_mdr.datasets.tables import Candidates, TaskTables, top_k
+from track1_mdr.routes.text_vectors import score_groups
+
+MINILM = "sentence-transformers/all-MiniLM-L6-v2"
+BGE = "BAAI/bge-small-en-v1.5"
+BGE_PROMPT = "Represent this sentence for searching relevant passages: "
+COLBERT = "answerdotai/answerai-colbert-small-v1"
+WORDS, STRIDE, MAX_TOKENS = 150, 110, 256
+
+Encode = Callable[[Sequence[str], str], Any]
+
+
+def plain(threads: int) -> Encode:
+    model = _sentence_transformer(threads)
+    return lambda texts, role: model.encode(list(texts), batch_size=32, normalize_embeddings=True)
+
+
+def torch_int8(threads: int) -> Encode:
+    import torch
+
+    model = _sentence_transformer(threads)
+    quantise = torch.ao.quantization.quantize_dynamic
+    model[0].model = quantise(model[0].model, {torch.nn.Linear}, dtype=torch.qint8)
+    return lambda texts, role: model.encode(list(texts), batch_size=32, normalize_embeddings=True)
+
+
+def _sentence_transformer(threads: int) -> Any:
+    import torch
+    from sentence_transformers import SentenceTransformer
+
+    from common.encoders.packaged import resolve
+
+    torch.set_num_threads(threads)
+    return SentenceTransformer(resolve(MINILM).target, device="cpu")
+
+
+def kit(model: str, **options: Any) -> Callable[[int], Encode]:
+    def build(threads: int) -> Encode:
+        from common.encoders.text import build_text_encoder
+
+        encoder = build_text_encoder(model, max_tokens=MAX_TOKENS, threads=threads, **options)
+        return lambda texts, role: encoder.encode(texts, role=role, batch_size=32)  # type: ignore[arg-type]
+
+    return build
+
+
+def kit_colbert(threads: int) -> Encode:
+    from common.encoders.colbert import build_token_encoder
+
+    encoder = build_token_encoder(COLBERT, max_tokens=MAX_TOKENS, threads=threads)
+    return lambda texts, role: encoder.encode(texts, role=role, batch_size=32)  # type: ignore[arg-type]
+
+
+def bge_padded(threads: int) -> Encode:
+    """Return the usual way to run the graph: length-sorted, padded batches of 32, threads inside an operator."""
+    import onnxruntime
+    from tokenizers import Tokenizer
+
+    from common.encoders.packaged import resolve
+
+    path = resolve(BGE).onnx_file()
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    tokenizer = Tokenizer.from_file(str(path.with_name("tokenizer.json")))
+    tokenizer.enable_truncation(MAX_TOKENS)
+    tokenizer.enable_padding()
+
+    def encode(texts: Sequence[str], role: str) -> np.ndarray:
+        asked = [BGE_PROMPT + text if role == "query" else text for text in texts]
+        order = np.argsort([len(text) for text in asked])
+        vectors = np.empty((len(asked), 384), np.float32)
+        for start in range(0, len(order), 32):
+            some = order[start : start + 32]
+            encodings = tokenizer.encode_batch([asked[i] for i in some])
+            ids = np.asarray([e.ids for e in encodings], np.int64)
+            mask = np.asarray([e.attention_mask for e in encodings], np.int64)
+            feeds = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
+            vectors[some] = np.asarray(session.run(None, feeds)[0])[:, 0]
+        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+    return encode
+
+
+@dataclass(frozen=True)
+class System:
+    """One row of the table; `against` is the row with the same weights that its rate is divided by."""
+
+    label: str
+    build: Callable[[int], Encode]
+    against: str | None
+
+
+PLAIN, PADDED = "MiniLM-L6, plain sentence-transformers fp32", "bge-small int8 ONNX, padded batches of 32"
+SYSTEMS: dict[str, System] = {
+    "plain": System(PLAIN, plain, None),
+    "fp32": System("MiniLM-L6, this kit, fp32", kit(MINILM), "plain"),
+    "bf16": System("MiniLM-L6, this kit, bf16", kit(MINILM, dtype="bfloat16"), "plain"),
+    "int8": System("MiniLM-L6, torch dynamic int8, batches of 32", torch_int8, "plain"),
+    "padded": System(PADDED, bge_padded, None),
+    "bge": System("bge-small int8 ONNX, this kit", kit(BGE, query_prompt=BGE_PROMPT), "padded"),
+    "colbert": System("answerai-colbert-small int8 ONNX, this kit", kit_colbert, None),
+}
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one system's process measured."""
+
+    passages: Any
+    queries: Any
+    wall: float
+    cpu: float
+    memory_gb: float
+
+
+def measure(name: str, threads: int, chunks: list[str], questions: list[str]) -> Result:
+    encode = SYSTEMS[name].build(threads)
+    encode(chunks[:2], "passage")  # warm up: first calls allocate and choose kernels
+    wall, cpu = time.perf_counter(), time.process_time()
+    passages = encode(chunks, "passage")
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    unit = 2**30 if sys.platform == "darwin" else 2**20
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+    return Result(passages, encode(questions, "query"), wall, cpu, peak)
+
+
+def recall(tables: TaskTables, owners: np.ndarray, result: Result) -> list[float]:
+    """Return R@1, R@3 and R@5 in percent over the questions with gold."""
+
+    def score(chunks: np.ndarray, members: list[int], rows: np.ndarray) -> np.ndarray:
+        del rows
+        if isinstance(result.passages, list):
+            tokens, asked = [result.passages[c] for c in chunks], [result.queries[m] for m in members]
+            return maxsim(np.concatenate(tokens), _offsets(tokens), np.concatenate(asked), _offsets(asked))
+        return result.passages[chunks] @ result.queries[members].T
+
+    found = score_groups(tables.queries, tables.candidates, owners, score, top=5)
+    shares = [
+        [len(np.intersect1d(top_k(scored, k).rows, gold)) / len(gold) for k in (1, 3, 5)]
+        for scored, gold in zip(found, tables.gold_rows(), strict=True)
+        if gold is not None
+    ]
+    return (100 * np.asarray(shares).mean(axis=0)).tolist()
+
+
+def _offsets(items: Sequence[np.ndarray]) -> np.ndarray:
+    return np.cumsum([0, *(len(item) for item in items)]).astype(np.int64)
+
+
+def first_documents(tables: TaskTables, pages: int | None) -> tuple[list[str], TaskTables]:
+    """Return the passages' texts, emptied outside the first whole documents with `pages` pages, and their task."""
+    names = tables.passages.table["doc_name"].to_list()
+    sizes = Counter(names)
+    kept: set[str] = set()
+    total = 0
+    for name, size in sizes.items():
+        if pages is None or total + size <= pages:
+            kept.add(name)
+            total += size
+    asked = [i for i, name in enumerate(tables.queries.table["doc_name"]) if name in kept]
+    queries = type(tables.queries)(tables.queries.table[asked], tables.queries.images)
+    candidates = Candidates(tuple(tables.candidates.rows[i] for i in asked))
+    texts = [text if name in kept else "" for text, name in zip(tables.passages.texts, names, strict=True)]
+    return texts, TaskTables(tables.task, tables.passages, queries, candidates, tables.qrels)
+
+
+def main(
+    data: Annotated[Path, typer.Option(help="data root, with mmdocir/")],
+    pages: Annotated[int | None, typer.Option(help="at most so many pages, of whole documents")] = None,
+    threads: Annotated[int, typer.Option(help="CPU threads a system may use")] = 2,
+    only: Annotated[list[str] | None, typer.Option(help="systems to run, by short name")] = None,
+) -> None:
+    """Print the table."""
+    from track1_mdr.datasets.mmdocir import load_mmdocir
+
+    with tempfile.TemporaryDirectory() as scratch:
+        ocr = OcrConfig.model_validate({"enabled": False})
+        everything = load_mmdocir(data / "mmdocir", DataConfig.model_validate({"ocr": ocr}), Path(scratch), FaultLog())
+    texts, tables = first_documents(everything, pages)
+    chunks = chunk_passages(texts, WORDS, STRIDE)
+    print(f"{len(chunks)} chunks of {len(np.unique(chunks.owners))} pages, {len(tables.queries)} questions")
+    print(f"{threads} threads, at most {MAX_TOKENS} tokens\n")
+    print(f"{'system':<46}chunks/s    x  CPU ms/chunk    x  peak GB   R@1   R@3   R@5  mean", flush=True)
+    done: dict[str, Result] = {}
+    for name in only or list(SYSTEMS):
+        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+            done[name] = pool.submit(measure, name, threads, chunks.texts, tables.queries.texts).result()
+        print(_row(name, done, len(chunks), recall(tables, chunks.owners, done[name])), flush=True)
+
+
+def _row(name: str, done: dict[str, Result], count: int, shares: list[float]) -> str:
+    system, result = SYSTEMS[name], done[name]
+    base = done.get(system.against or "")
+    faster = f"{base.wall / result.wall:4.1f}" if base else "    "
+    cheaper = f"{base.cpu / result.cpu:4.1f}" if base else "    "
+    figures = "".join(f"{value:6.1f}" for value in [*shares, float(np.mean(shares))])
+    return (
+        f"{system.label:<46}{count / result.wall:8.1f} {faster}{1000 * result.cpu / count:14.1f} {cheaper}"
+        f"{result.memory_gb:9.2f}{figures}"
+    )
+
+
+if __name__ == "__main__":
+    typer.run(main)
