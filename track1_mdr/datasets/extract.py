@@ -53,7 +53,8 @@ def extract_documents(pool: WorkerPool, pdfs: Mapping[str, Path], figure_share: 
     found = {name: Extracted() for name in pdfs}
     counts: dict[str, int] = {}
     lost: dict[str, int] = {}
-    todo = list(pdfs)
+    # The largest first, so that no worker starts a long document when the others are done.
+    todo = sorted(pdfs, key=lambda name: -pdfs[name].stat().st_size if pdfs[name].is_file() else 0)
     while todo:
         names, todo = todo, []
         tasks = [(pdfs[name], len(found[name].pages), figure_share) for name in names]
