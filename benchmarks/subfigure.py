@@ -65,14 +65,14 @@ def measure(root: Path, kinds: list[str], workers: int) -> None:
 def measure_shortlist(screenshots: int = OFFICIAL_SCREENSHOTS, figures: int = 6, queries: int = 64) -> None:
     """Time the shortlist at the official size, on random vectors."""
     from track1_mdr.figure_store import FigureTable
-    from track1_mdr.keypoints import VECTOR, VIEWS
+    from track1_mdr.keypoints import VECTOR, WINDOWS
 
     rng = np.random.default_rng(7)
     rows = np.repeat(np.arange(screenshots), figures)
-    vectors = rng.standard_normal((len(rows), VIEWS, VECTOR), dtype=np.float32).astype(np.float16)
+    vectors = rng.standard_normal((len(rows), len(WINDOWS), VECTOR), dtype=np.float32).astype(np.float16)
     table = FigureTable(rows, vectors, np.ones((len(rows), 2), np.int64), (), np.zeros((len(rows), 3), np.int64))
     start = cpu_seconds()
-    for _ in shortlist(vectors[:queries], table, np.arange(screenshots), 50):
+    for _ in shortlist(vectors[:queries, :1], table, np.arange(screenshots), 50):
         pass
     each = (cpu_seconds() - start) / queries
     print(f"shortlist over {screenshots:,} screenshots of {figures} figures: {1 / each:.1f} queries a CPU-second, "

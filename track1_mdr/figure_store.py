@@ -23,9 +23,9 @@ from common.progress import bar
 from track1_mdr.datasets.tables import ImageSource
 from track1_mdr.datasets.workers import Failed, Item, WorkerPool
 from track1_mdr.figures import Box, FigureLimits, crop, find_figures, top_part
-from track1_mdr.keypoints import LONG_SIDE, VECTOR, VIEWS, Keypoints, detect, shrink, thumbnail_vectors
+from track1_mdr.keypoints import LONG_SIDE, VECTOR, WINDOWS, Keypoints, detect, shrink, thumbnail_vectors
 
-VERSION = 2
+VERSION = 3
 SHARD_IMAGES = 32
 POOL_FROM = 4 * SHARD_IMAGES
 """Fewer images than this are described without worker processes, whose start costs more."""
@@ -47,7 +47,12 @@ class Recipe:
     @property
     def name(self) -> str:
         """The folder of this recipe's shards."""
-        return f"{self.kind}-{digest(VERSION, repr(self), LONG_SIDE, VIEWS, VECTOR)[:16]}"
+        return f"{self.kind}-{digest(VERSION, repr(self), LONG_SIDE, repr(WINDOWS), VECTOR)[:16]}"
+
+    @property
+    def views(self) -> int:
+        """Thumbnails of each region: figures are also seen in part, since a query may be cut out of one."""
+        return 1 if self.kind == "whole" else len(WINDOWS)
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +64,7 @@ class FigureTable:
     rows
         int64 [F], ascending: the image row of each figure.
     vectors
-        float16 [F, VIEWS, VECTOR]: thumbnails, for the shortlist.
+        float16 [F, views, VECTOR]: thumbnails, for the shortlist.
     sizes
         int64 [F, 2]: width and height of the figure as described.
     shards
@@ -195,7 +200,7 @@ class FigureStore:
             if key is not None:
                 rows_of.setdefault(key, []).append(row)
         shards = self._shards()
-        parts = _Parts()
+        parts = _Parts(self.recipe.views)
         for number, shard in enumerate(shards):
             wanted = [(row, place) for place, key in enumerate(shard.keys) for row in rows_of.pop(key, ())]
             if not wanted:
@@ -217,13 +222,15 @@ class FigureStore:
 class _Parts:
     """The pieces of a `FigureTable`, shard by shard."""
 
+    views: int
     rows: list[np.ndarray] = field(default_factory=lambda: [np.empty(0, np.int64)])
-    vectors: list[np.ndarray] = field(default_factory=lambda: [np.empty((0, VIEWS, VECTOR), np.float16)])
+    vectors: list[np.ndarray] = field(default_factory=list)
     sizes: list[np.ndarray] = field(default_factory=lambda: [np.empty((0, 2), np.int64)])
     places: list[np.ndarray] = field(default_factory=lambda: [np.empty((0, 3), np.int64)])
 
     def table(self, shards: tuple[_Shard, ...]) -> FigureTable:
         rows = np.concatenate(self.rows)
+        self.vectors.append(np.empty((0, self.views, VECTOR), np.float16))
         order = np.argsort(rows, kind="stable")
         vectors, sizes, places = (np.concatenate(part)[order] for part in (self.vectors, self.sizes, self.places))
         return FigureTable(rows[order], vectors, sizes, shards, places)
@@ -248,7 +255,10 @@ def _describe_shard(state: tuple[ImageSource, Recipe, Path], task: Task) -> Iter
             image = np.asarray(images.load(row))
             pictures = [shrink(crop(image, box)) for box in regions(image, recipe)]
             described.append(
-                [(thumbnail_vectors(p), (p.shape[1], p.shape[0]), detect(p, recipe.features)) for p in pictures]
+                [
+                    (thumbnail_vectors(p, recipe.views), (p.shape[1], p.shape[0]), detect(p, recipe.features))
+                    for p in pictures
+                ]
             )
             done.append(key)
         except Exception as caught:  # whatever is wrong with one image, the others go on

@@ -18,7 +18,7 @@ from track1_mdr.figure_store import FigureStore, FigureTable, Recipe
 from track1_mdr.figures import FigureLimits
 from track1_mdr.keypoints import (
     VECTOR,
-    VIEWS,
+    WINDOWS,
     Verified,
     detect,
     plausible,
@@ -202,9 +202,9 @@ def test_two_passages_with_one_screenshot_both_count(planted: Path, tmp_path: Pa
 def test_shortlist_is_exact_and_limited_to_candidates() -> None:
     rng = np.random.default_rng(3)
     rows = np.repeat(np.arange(30), 4)
-    vectors = rng.standard_normal((120, VIEWS, VECTOR)).astype(np.float16)
+    vectors = rng.standard_normal((120, len(WINDOWS), VECTOR)).astype(np.float16)
     table = FigureTable(rows, vectors, np.ones((120, 2), np.int64), (), np.zeros((120, 3), np.int64))
-    queries = rng.standard_normal((7, VIEWS, VECTOR)).astype(np.float16)
+    queries = rng.standard_normal((7, 2, VECTOR)).astype(np.float16)
     allowed = np.asarray([2, 3, 5, 8, 13, 21], dtype=np.int64)
     found = list(shortlist(queries, table, allowed, 2, block=3))
     for query, figures in zip(queries, found, strict=True):
@@ -219,11 +219,17 @@ def test_thumbnails_survive_scale_and_compression_and_tell_pictures_apart() -> N
     rng = np.random.default_rng(8)
     pictures = [draw_picture(rng) for _ in range(12)]
     smaller = [p.resize((p.width * 2 // 3, p.height * 2 // 3)) for p in pictures]
-    a, b = (np.stack([thumbnail_vectors(np.asarray(p)) for p in group]).astype(float) for group in (pictures, smaller))
+    a, b = (
+        np.stack([thumbnail_vectors(np.asarray(p), 1) for p in group]).astype(float) for group in (pictures, smaller)
+    )
     similar = np.einsum("qd,fd->qf", a[:, 0], b[:, 0])
     assert similar.diagonal().min() > 0.97 and (similar.argmax(axis=1) == np.arange(12)).all()
     assert similar.max() <= 1.001
-    flat = thumbnail_vectors(np.full((5, 3, 3), 7, np.uint8))
+    cut = [p.crop((0, p.height // 5, p.width * 4 // 5, p.height)) for p in pictures]
+    parts = np.stack([thumbnail_vectors(np.asarray(p), len(WINDOWS)) for p in pictures]).astype(float)
+    corner = np.stack([thumbnail_vectors(np.asarray(p), 1) for p in cut]).astype(float)
+    assert np.einsum("qd,fvd->qfv", corner[:, 0], parts).max(axis=2).diagonal().min() > 0.97
+    flat = thumbnail_vectors(np.full((5, 3, 3), 7, np.uint8), len(WINDOWS))
     assert np.isfinite(flat).all()
 
 

@@ -24,7 +24,8 @@ from track1_mdr.routes.base import Environment
 
 FIGURES_PER_PASSAGE = 3
 """Figures of a shortlisted passage whose keypoints are compared: those most like the query."""
-BLOCK = 16
+QUERY_BLOCK = 64
+FIGURE_BLOCK = 8_192
 
 
 class SubfigureRoute:
@@ -102,14 +103,14 @@ class SubfigureRoute:
 
 
 def shortlist(
-    queries: np.ndarray, figures: FigureTable, rows: np.ndarray, passages: int, block: int = BLOCK
+    queries: np.ndarray, figures: FigureTable, rows: np.ndarray, passages: int, block: int = QUERY_BLOCK
 ) -> Iterator[np.ndarray]:
     """Yield for each query the figures to compare: the best few of the `passages` most similar passages.
 
     Parameters
     ----------
     queries
-        float [Q, VIEWS, D] vectors; similarity is the best dot product over both pictures' views.
+        float [Q, views, D] vectors; similarity is the best dot product over both pictures' views.
     figures
         The figures of all passages.
     rows
@@ -128,13 +129,9 @@ def shortlist(
         yield from ([np.empty(0, np.int64)] * len(queries))
         return
     starts = np.flatnonzero(np.concatenate([[True], owners[1:] != owners[:-1]]))
-    views, dim = figures.vectors.shape[1:]
-    flat = figures.vectors[allowed].reshape(-1, dim).astype(np.float32)
     ends = np.append(starts[1:], len(owners))
     for first in range(0, len(queries), block):
-        part = queries[first : first + block].astype(np.float32)
-        products = part.reshape(-1, dim) @ flat.T
-        similar = products.reshape(len(part), part.shape[1], len(allowed), views).max(axis=(1, 3))
+        similar = _similarities(queries[first : first + block], figures.vectors, allowed)
         by_passage = np.maximum.reduceat(similar, starts, axis=1)
         for values, scores in zip(similar, by_passage, strict=True):
             nearest = np.sort(np.argsort(-scores, kind="stable")[:passages])
@@ -143,3 +140,15 @@ def shortlist(
                 for p in nearest
             ]
             yield allowed[np.sort(np.concatenate(picked))]
+
+
+def _similarities(queries: np.ndarray, vectors: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    """Return the best dot product over all pairs of views, float32 [Q, len(chosen)]."""
+    views, dim = vectors.shape[1:]
+    left = queries.astype(np.float32).reshape(-1, dim)
+    result = np.empty((len(queries), len(chosen)), np.float32)
+    for start in range(0, len(chosen), FIGURE_BLOCK):  # as float32, all of them would be gigabytes
+        right = vectors[chosen[start : start + FIGURE_BLOCK]].astype(np.float32).reshape(-1, dim)
+        products = (left @ right.T).reshape(len(queries), -1, len(right) // views, views)
+        result[:, start : start + FIGURE_BLOCK] = products.max(axis=(1, 3))
+    return result
