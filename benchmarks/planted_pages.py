@@ -98,13 +98,10 @@ def write_m2kr(
     seed: int,
     sizes: PlantedSizes,
     pictures: Sequence[Image.Image] | None = None,
-    *,
-    placebo: bool = False,
 ) -> list[str]:
     """Write an M2KR folder in the challenge's format; return each query's alteration.
 
-    Passage i shows `sizes.figures` pictures, and query i one of them, altered. With `placebo` the gold is
-    shuffled among the passages, so that nothing can find it but by chance.
+    Passage i shows `sizes.figures` pictures (of `pictures`, in order, or drawn), and query i one of them, altered.
     """
     rng = np.random.default_rng(seed)
     for name in ("query_images", "Challenge", "challenge_data", "challenge_passage"):
@@ -123,8 +120,6 @@ def write_m2kr(
         query = alter(rng, own[int(rng.integers(0, len(own)))], kind)
         (root / "query_images" / f"query_{number}.jpg").write_bytes(_jpeg(query, 80))
     gold = [f"P{i}" for i in range(sizes.pages)]
-    if placebo:
-        gold = gold[1:] + gold[:1]
     count = range(sizes.pages)
     pl.DataFrame(
         {
