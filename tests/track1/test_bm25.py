@@ -136,7 +136,8 @@ def test_scope_matters_where_a_word_is_rare_in_the_document_and_common_elsewhere
 
 def test_empty_pages_have_no_score_and_pages_without_a_hit_have_zero() -> None:
     pages = [("a", "quark lemur"), ("a", ""), ("a", " \n\t"), ("a", "violin")]
-    for options in ({}, {"unit": "chunk"}, {"scope": "document"}, {"tokens": "characters"}):
+    cases: list[dict[str, Any]] = [{}, {"unit": "chunk"}, {"scope": "document"}, {"tokens": "characters"}]
+    for options in cases:
         (scored,) = run(pages, [("quark", "a")], **options)
         values = as_dict(scored)
         assert set(values) == {0, 3}, options
