@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from track1_mdr.chunks import chunk_passages, max_by_owner
@@ -10,6 +10,7 @@ from track1_mdr.chunks import chunk_passages, max_by_owner
 TEXTS = st.lists(st.lists(st.sampled_from(["a", "b", "c"]), max_size=40).map(" ".join), max_size=6)
 
 
+@settings(deadline=None)
 @given(TEXTS, st.integers(1, 12), st.data())
 def test_windows_cover_every_word_in_order(texts: list[str], words: int, data: st.DataObject) -> None:
     stride = data.draw(st.integers(1, words))
@@ -43,6 +44,7 @@ def test_windows_that_would_leave_words_out_are_refused(words: int, stride: int)
         chunk_passages(["a b"], words, stride)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 5), st.floats(-9, 9, width=32)), max_size=30))
 def test_best_score_of_each_owner_and_nan_where_there_is_none(pairs: list[tuple[int, float]]) -> None:
     """Not the last score of a page, as `dict(zip(pages, scores))` would keep; and not 0 where it has none."""

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.errors import DataError
@@ -40,6 +40,7 @@ def as_dict(scored: Scored) -> dict[int, float]:
     return dict(zip(scored.rows.tolist(), scored.scores.tolist(), strict=True))
 
 
+@settings(deadline=None)
 @given(BLOCKS, st.integers(1, 8))
 def test_joined_blocks_hold_every_word_of_their_page_once(shape: list[tuple[int, int]], min_words: int) -> None:
     blocks: list[tuple[int, str | None]] = [

@@ -3,7 +3,7 @@
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.errors import DataError
@@ -31,6 +31,7 @@ def test_everything_is_one_group_held_once() -> None:
     assert len({id(rows) for rows in candidates.rows}) == 1
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from("abc"), min_size=1, max_size=12))
 def test_groups_cover_every_query_once(documents: list[str]) -> None:
     candidates = Candidates.by_document(documents, list("aabccc"))
@@ -90,6 +91,7 @@ def test_what_is_sound_passes_unchanged() -> None:
     assert len(Scored.empty().check("dense", "q").rows) == 0
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 50), st.sampled_from([0.0, 1.0, 2.5])), unique_by=lambda p: p[0]), st.data())
 def test_top_k_orders_ties_by_row_whatever_the_order_of_entry(
     pairs: list[tuple[int, float]], data: st.DataObject
