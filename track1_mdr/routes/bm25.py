@@ -8,7 +8,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from track1_mdr.chunks import Chunks, chunk_passages, max_by_owner
+from track1_mdr.chunks import Chunks, chunk_passages
 from track1_mdr.config import Bm25Config
 from track1_mdr.datasets.tables import Candidates, Passages, Queries, Scored, top_k
 from track1_mdr.routes.base import Environment
@@ -80,26 +80,52 @@ class Analyzer:
         return with_ngrams(self._query(text), self._ngrams)
 
 
+class _Units(Sequence[list[int]]):
+    """Token ids of text units: held as int32 arrays, given to bm25s one list at a time."""
+
+    def __init__(self, arrays: Sequence[np.ndarray]) -> None:
+        self._arrays = arrays
+
+    def __len__(self) -> int:
+        return len(self._arrays)
+
+    def __getitem__(self, place):  # bm25s only iterates
+        return self._arrays[place].tolist()
+
+
 class Bm25Index:
-    """BM25 over token lists; a thin guard around bm25s, which refuses an empty vocabulary."""
+    """BM25 of a few query tokens over text units; a thin guard around bm25s.
 
-    def __init__(self, tokens: Sequence[list[str]], k1: float, b: float) -> None:
+    `vocabulary` maps the tokens of all queries to ids from 1; id 0 stands for every other word, which
+    counts for the length of a unit only. No query ever scores the others, so that leaving them out changes
+    no score, and memory grows with the questions instead of the corpus.
+    """
+
+    def __init__(self, units: Sequence[np.ndarray], vocabulary: dict[str, int], k1: float, b: float) -> None:
         import bm25s
+        from bm25s.tokenization import Tokenized
 
-        self._size = len(tokens)
-        self._index = bm25s.BM25(k1=k1, b=b) if any(tokens) else None
+        self._size = len(units)
+        self._vocabulary = vocabulary
+        self._index = bm25s.BM25(k1=k1, b=b) if any(len(unit) for unit in units) else None
         if self._index is not None:
-            self._index.index(list(tokens), show_progress=False)
+            ids = {"": 0, **vocabulary}
+            self._index.index(
+                Tokenized(ids=_Units(units), vocab=ids),  # pyright: ignore[reportArgumentType]
+                create_empty_token=False,
+                show_progress=False,
+            )
 
-    def scores(self, query: list[str]) -> np.ndarray:
-        """Return float32 [N] scores; all zero when no query token is in the vocabulary."""
-        if self._index is None or not query:
+    def scores(self, query: Sequence[str]) -> np.ndarray:
+        """Return float32 [N] scores; all zero when no query token stands in a unit."""
+        ids = [self._vocabulary[token] for token in query]
+        if self._index is None or not ids:
             return np.zeros(self._size, np.float32)
-        return np.asarray(self._index.get_scores(query), dtype=np.float32)
+        return np.asarray(self._index.get_scores_from_ids(ids), dtype=np.float32)
 
 
 class TextUnits:
-    """Tokenised units of text (pages, chunks or layout blocks) and the BM25 score of their passages.
+    """Units of text (pages, chunks or layout blocks) and the BM25 score of their passages.
 
     Document frequencies are counted inside the candidates of a query (`scope="document"`: what sets one
     page apart from the others of its document) or over all units (`scope="collection"`).
@@ -108,42 +134,42 @@ class TextUnits:
     def __init__(
         self, units: Chunks, rows: int, analyzer: Analyzer, *, k1: float, b: float, scope: str, top: int
     ) -> None:
+        self._units = units
         self._analyzer = analyzer
-        self._tokens = [analyzer.passage(text) for text in units.texts]
-        self._owners = units.owners
         self._rows = rows
         self._k1, self._b, self._scope, self._top = k1, b, scope, top
-        self._whole: Bm25Index | None = None
-
-    def _collection(self) -> Bm25Index:
-        if self._whole is None:
-            self._whole = Bm25Index(self._tokens, self._k1, self._b)
-        return self._whole
 
     def score(self, queries: Queries, candidates: Candidates) -> list[Scored]:
         """Return per query the best unit's score of each candidate that has text."""
         tokens = [self._analyzer.query(text) for text in queries.texts]
+        vocabulary = {token: place for place, token in enumerate(dict.fromkeys(t for q in tokens for t in q), 1)}
+        ids = [self._ids(text, vocabulary) for text in self._units.texts]
+        whole = Bm25Index(ids, vocabulary, self._k1, self._b) if self._scope == "collection" else None
         results: list[Scored] = [Scored.empty()] * len(queries)
         for rows, members in candidates.groups():
-            mine = (
-                np.flatnonzero(np.isin(self._owners, rows)) if len(rows) < self._rows else np.arange(len(self._tokens))
-            )
+            mine = self._members(rows)
             if not len(mine):
                 continue
-            if self._scope == "document" or len(rows) == self._rows:
-                index = Bm25Index([self._tokens[i] for i in mine], self._k1, self._b)
-                select = slice(None)
-            else:
-                index, select = self._collection(), mine
+            index = whole or Bm25Index([ids[i] for i in mine], vocabulary, self._k1, self._b)
+            select = slice(None) if whole is None else mine
             for query in members:
                 if tokens[query]:
-                    results[query] = self._best(index.scores(tokens[query])[select], self._owners[mine])
+                    results[query] = self._best(index.scores(tokens[query])[select], mine)
         return results
 
-    def _best(self, scores: np.ndarray, owners: np.ndarray) -> Scored:
-        best = max_by_owner(scores, owners, self._rows) if len(owners) else np.empty(0, np.float32)
-        rows = np.flatnonzero(~np.isnan(best))
-        return top_k(Scored(rows, best[rows]), self._top)
+    def _ids(self, text: str, vocabulary: dict[str, int]) -> np.ndarray:
+        return np.asarray([vocabulary.get(token, 0) for token in self._analyzer.passage(text)], dtype=np.int32)
+
+    def _members(self, rows: np.ndarray) -> np.ndarray:
+        """Return the units of the passages in `rows`; owners and rows are both ascending."""
+        first = np.searchsorted(self._units.owners, rows, side="left")
+        last = np.searchsorted(self._units.owners, rows, side="right")
+        return np.concatenate([np.arange(a, b) for a, b in zip(first, last, strict=True)]) if len(rows) else rows
+
+    def _best(self, scores: np.ndarray, units: np.ndarray) -> Scored:
+        owners = self._units.owners[units]
+        starts = np.flatnonzero(np.diff(owners, prepend=-1))
+        return top_k(Scored(owners[starts], np.maximum.reduceat(scores, starts)), self._top)
 
 
 class Bm25Route:
@@ -154,7 +180,7 @@ class Bm25Route:
         self._units: TextUnits | None = None
 
     def fit(self, passages: Passages) -> None:
-        """Tokenise the passages."""
+        """Cut the passages into units; tokens are counted when the questions are known."""
         config = self._config
         if config.unit == "chunk":
             units = chunk_passages(passages.texts, config.words, config.stride)
