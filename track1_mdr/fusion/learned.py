@@ -9,6 +9,7 @@ Source: Burges, "From RankNet to LambdaRank to LambdaMART: An Overview", MSR-TR-
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -118,14 +119,14 @@ class LearnedFusion:
             Fewer documents with gold than folds.
         """
         gold = tables.gold_rows()
-        known = [query for query, rows in enumerate(gold) if rows is not None]
+        known = {query: rows for query, rows in enumerate(gold) if rows is not None}
         documents = tables.queries.table["doc_name"].to_list()
         fold_of = assign_folds([documents[query] for query in known], folds, seed)
         builder = FeatureBuilder.of(tables.queries, tables.passages, sparse)
         parts: list[tuple[int, np.ndarray, np.ndarray]] = []
-        for query in known:
+        for query, rows in known.items():
             pool = Pool.of(scores, query)
-            parts.append((fold_of[documents[query]], builder.build(pool, query), np.isin(pool.rows, gold[query])))
+            parts.append((fold_of[documents[query]], builder.build(pool, query), np.isin(pool.rows, rows)))
         names, monotone = builder.names(list(scores)), builder.monotone(list(scores))
         boosters = tuple(
             _train([part for part in parts if part[0] != fold], names, monotone, seed + fold) for fold in range(folds)
@@ -159,7 +160,7 @@ class LearnedFusion:
             features = builder.build(pool, query)
             fold = self.held_out.get(document_key(document))
             chosen = self.boosters if fold is None else (self.boosters[fold],)
-            predicted = np.mean([booster.predict(features, num_threads=1) for booster in chosen], axis=0)
+            predicted = np.mean([np.asarray(booster.predict(features, num_threads=1)) for booster in chosen], axis=0)
             results.append(Scored(pool.rows, np.asarray(predicted, dtype=np.float32)))
         return results
 
@@ -172,6 +173,7 @@ class LearnedFusion:
 
     def save(self, folder: Path) -> None:
         """Write `fusion.json` and one LightGBM text model per fold: all readable, nothing pickled."""
+        texts = [booster.model_to_string() for booster in self.boosters]
         record = {
             "routes": self.routes,
             "sparse": self.sparse,
@@ -179,10 +181,11 @@ class LearnedFusion:
             "importance": {name: round(share, 4) for name, share in list(self.importance().items())[:15]},
             "provenance": self.provenance,
             "held_out": self.held_out,
+            "sha256": [_checksum(text) for text in texts],
         }
         with atomic_folder(folder) as temporary:
-            for fold, booster in enumerate(self.boosters):
-                (temporary / f"fold{fold}.txt").write_text(booster.model_to_string(), encoding="utf-8")
+            for fold, text in enumerate(texts):
+                (temporary / f"fold{fold}.txt").write_text(text, encoding="utf-8")
             (temporary / "fusion.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
     @classmethod
@@ -192,14 +195,13 @@ class LearnedFusion:
 
         try:
             record = json.loads((folder / "fusion.json").read_text(encoding="utf-8"))
-            folds = int(record["provenance"]["folds"])
-            boosters = tuple(
-                lgb.Booster(model_str=(folder / f"fold{fold}.txt").read_text(encoding="utf-8")) for fold in range(folds)
-            )
-            return cls(
-                boosters, tuple(record["routes"]), tuple(record["sparse"]), record["held_out"], record["provenance"]
-            )
-        except (OSError, ValueError, KeyError, TypeError, lgb.basic.LightGBMError) as error:
+            held_out = {str(key): int(fold) for key, fold in record["held_out"].items()}
+            texts = [_read_checked(folder / f"fold{fold}.txt", wanted) for fold, wanted in enumerate(record["sha256"])]
+            if not texts or not all(0 <= fold < len(texts) for fold in held_out.values()):
+                raise ValueError(f"held_out names other folds than the {len(texts)} that are there")
+            boosters = tuple(lgb.Booster(model_str=text) for text in texts)
+            return cls(boosters, tuple(record["routes"]), tuple(record["sparse"]), held_out, record["provenance"])
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, lgb.basic.LightGBMError) as error:
             raise DataError(
                 "the fitted fusion cannot be read",
                 where=folder,
@@ -207,6 +209,18 @@ class LearnedFusion:
                 got=f"{type(error).__name__}: {error}",
                 todo="fit it again: python -m track1_mdr fit --help",
             ) from error
+
+
+def _checksum(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()
+
+
+def _read_checked(path: Path, wanted: str) -> str:
+    """Return a model's text; LightGBM ends the whole process on one that is cut short, so that it is checked first."""
+    text = path.read_text(encoding="utf-8")
+    if _checksum(text) != wanted:
+        raise ValueError(f"{path.name} is not the file that was written (SHA-256 differs)")
+    return text
 
 
 def _train(
