@@ -121,11 +121,29 @@ def score_routes(
         if len(scored) != len(questions):
             raise DataError(f"route {name} gave {len(scored)} results for {len(questions)} questions")
         results[name] = [s.check(name, q) for s, q in zip(scored, questions, strict=True)]
+        for question, one, rows in zip(questions, scored, tables.candidates.rows, strict=True):
+            _check_candidates(one.rows, rows, f"route {name}, question {question}")
         silent = sum(len(s.rows) == 0 for s in scored)
         say(f"{tables.task}: route {name} done" + (f" (says nothing on {silent} questions)" if silent else ""))
     if not results:
         raise ConfigError(f"all routes of {tables.task} are off", todo="switch one on under tasks.*.routes")
     return results
+
+
+def _check_candidates(scored: np.ndarray, candidates: np.ndarray, where: str) -> None:
+    """Raise `DataError` on a passage row that is no candidate: it would be written as a page of another document."""
+    if not len(scored):
+        return
+    known = np.zeros(len(scored), dtype=bool)
+    if len(candidates):
+        place = np.searchsorted(candidates, scored).clip(max=len(candidates) - 1)
+        known = candidates[place] == scored
+    if not known.all():
+        raise DataError(
+            "a route scored a passage that is not among the question's candidates",
+            where=f"{where}, passage row {int(scored[~known][0])}",
+            todo="score rows of `candidates.rows[query]` only",
+        )
 
 
 def build_reranker(config: RerankConfig, environment: Environment) -> Reranker:
