@@ -1,9 +1,14 @@
 """Fixtures that all tests share."""
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from track1_mdr.pipeline import RunResult
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -27,3 +32,33 @@ def real_data() -> Path:
 def root() -> Path:
     """The project's root folder."""
     return ROOT
+
+
+@dataclass(frozen=True)
+class SampleRun:
+    """One run of the lexical configuration on the shipped sample, with what it printed and where it kept things."""
+
+    result: "RunResult"
+    said: list[str]
+    cache: Path
+    home: Path
+
+
+@pytest.fixture(scope="session")
+def sample_run(root: Path, tmp_path_factory: pytest.TempPathFactory) -> SampleRun:
+    """The lexical configuration on the sample, OCR included, once a session; its cache serves other tests."""
+    from track1_mdr.app import run_config
+
+    home = tmp_path_factory.mktemp("sample_run")
+    said: list[str] = []
+    result = run_config(
+        "lexical",
+        [],
+        root / "data" / "sample",
+        None,
+        home / "cache",
+        home,
+        lambda config, _: home / "submissions" / f"{config}.csv",
+        said.append,
+    )
+    return SampleRun(result, said, home / "cache", home)
