@@ -93,8 +93,8 @@ class DenseTextConfig(TextModelConfig, BaseRouteConfig):
 
     embeds: ClassVar[bool] = True
     type: Literal["dense_text"]
-    dtype: Literal["float32", "bfloat16"] = Field(
-        "float32", description="of torch models' matrix products; bfloat16 is faster on CPUs with avx512_bf16"
+    precision: Literal["float32", "bfloat16", "int8"] = Field(
+        "float32", description="on a CPU int8 is fastest (exported to ONNX once); bfloat16 is for torch"
     )
     words: int = Field(150, ge=1)
     stride: int = Field(110, ge=1)

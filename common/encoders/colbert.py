@@ -21,7 +21,7 @@ import numpy as np
 from common.encoders.base import Backend, Role, TokenEncoder
 from common.encoders.onnx_text import OnnxTextModel
 from common.encoders.packaged import Source, resolve, unavailable
-from common.encoders.text import hub_revision, normalised
+from common.encoders.text import normalised
 
 _VERSION = 1
 
@@ -99,7 +99,7 @@ class TorchTokenEncoder:
         own_limit = self.model.max_seq_length
         self.model.max_seq_length = min(max_tokens, own_limit) if own_limit else max_tokens
         self.name = source.model
-        self.revision = hub_revision(self.model) or source.revision()
+        self.revision = source.revision()
         self.dim = int(self.model.get_embedding_dimension())
         self.preprocessing = json.dumps(["torch tokens", _VERSION, prompts, self.model.max_seq_length])
 

@@ -11,7 +11,6 @@ import numpy as np
 from common.encoders.base import Backend, PairScorer
 from common.encoders.onnx_text import OnnxTextModel
 from common.encoders.packaged import Source, resolve, unavailable
-from common.encoders.text import hub_revision
 from common.errors import ConfigError
 
 _VERSION = 1
@@ -62,7 +61,7 @@ class TorchPairScorer:
         own_limit = self.model.max_seq_length
         self.model.max_seq_length = min(max_tokens, own_limit) if own_limit else max_tokens
         self.name = source.model
-        self.revision = hub_revision(self.model) or source.revision()
+        self.revision = source.revision()
         self.preprocessing = json.dumps(["torch pairs", _VERSION, self.model.max_seq_length])
 
     def score(self, pairs: Sequence[tuple[str, str]], *, batch_size: int) -> np.ndarray:

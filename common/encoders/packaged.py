@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Literal
 
 from common.encoders.base import Backend
+from common.encoders.revision import folder_revision, hub_revision
 from common.errors import ConfigError
-from common.hashing import digest, file_digest
+from common.hashing import file_digest
 
 Pooling = Literal["cls", "mean"]
 
@@ -47,6 +48,9 @@ PACKAGED: dict[str, PackagedModel] = {
 }
 
 
+_GRAPHS = ("model.onnx", "onnx/model.onnx")
+
+
 @dataclass(frozen=True)
 class Source:
     """A model to load: its configured name, its folder (None: the hub has it), and the backend to use."""
@@ -61,10 +65,14 @@ class Source:
         """What torch libraries are given: the folder, or the hub name."""
         return str(self.folder) if self.folder else self.model
 
+    def has_graph(self) -> bool:
+        """Whether the folder holds an ONNX graph."""
+        return self.folder is not None and any((self.folder / name).is_file() for name in _GRAPHS)
+
     def onnx_file(self) -> Path:
         """Return the ONNX graph; raise `ConfigError` where there is none."""
         if self.folder is not None:
-            for name in ("model.onnx", "onnx/model.onnx"):
+            for name in _GRAPHS:
                 if (self.folder / name).is_file():
                     return self.folder / name
         raise ConfigError(
@@ -75,16 +83,10 @@ class Source:
         )
 
     def revision(self) -> str:
-        """Return a digest of the weights on disk; of a hub model, its name (the hub's cache pins the commit)."""
-        if self.folder is None:
-            return f"hub:{self.model}"
+        """Return a digest of the graph, or of the weights on disk, or the commit of the hub's snapshot."""
         if self.backend == "onnx":
             return file_digest(self.onnx_file())
-        files = sorted(p for p in self.folder.rglob("*") if p.is_file() and p.suffix in _WEIGHTS)
-        return digest(*(f"{p.relative_to(self.folder).as_posix()}:{file_digest(p)}" for p in files))
-
-
-_WEIGHTS = {".safetensors", ".bin", ".pt", ".json", ".txt", ".model"}
+        return hub_revision(self.model) if self.folder is None else folder_revision(self.folder)
 
 
 def locate(model: str) -> Path | None:

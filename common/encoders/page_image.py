@@ -23,7 +23,8 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
-from common.encoders.vlm import PlainText, fit_pixels, load_model_config, load_pretrained, model_revision
+from common.encoders.revision import model_revision
+from common.encoders.vlm import PlainText, fit_pixels, load_model_config, load_pretrained
 from common.errors import ConfigError, DataError
 
 Pooling = Literal["multi", "mean", "last"]

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from common.encoders.base import Backend, Role, TextEncoder
+from common.encoders.onnx_export import export_once, own_prompts
 from common.encoders.onnx_text import OnnxTextModel
 from common.encoders.packaged import Pooling, Source, resolve, unavailable
 from common.errors import ConfigError
 
-Dtype = Literal["float32", "bfloat16"]
+Precision = Literal["float32", "bfloat16", "int8"]
 
 _VERSION = 1  # of this module's preprocessing: raise it when vectors change
 _WINDOW = 64  # texts tokenised and in flight at once: bounds the memory
@@ -25,26 +27,44 @@ _PROMPT_NAMES: dict[Role, tuple[str, ...]] = {"query": ("query",), "passage": ("
 def build_text_encoder(
     model: str,
     *,
+    cache: Path | None = None,
     backend: Backend = "auto",
     query_prompt: str = "",
     passage_prompt: str = "",
     max_tokens: int = 256,
     device: str = "cpu",
     threads: int = 2,
-    dtype: Dtype = "float32",
+    precision: Precision = "float32",
 ) -> TextEncoder:
     """Return the encoder of a hub name or local folder; `packaged.resolve` says where it is looked for.
+
+    Parameters
+    ----------
+    cache
+        Where ONNX exports are kept; needed for backend "onnx" with a model that has no graph of its own.
+    backend
+        "onnx" runs on the CPU. "auto" takes it for a folder that holds only a graph, and for "int8".
+    precision
+        "bfloat16" is for torch, "int8" for an exported graph. A graph that came with its model is run as it is.
 
     Raises
     ------
     ConfigError
         The model is not to be had, or lacks what its backend needs.
     """
-    source = resolve(model, backend)
+    source = resolve(model, "onnx" if backend == "auto" and precision == "int8" else backend)
     prompts: dict[Role, str] = {"query": query_prompt, "passage": passage_prompt}
-    if source.backend == "onnx":
+    if source.backend == "torch":
+        if precision == "int8":
+            raise ConfigError("precision int8 is not for torch", where=model, todo="set backend: onnx, or auto")
+        return TorchTextEncoder(source, prompts, max_tokens, device, threads, precision)
+    if source.has_graph() or cache is None:
         return OnnxTextEncoder(source, prompts, max_tokens, threads)
-    return TorchTextEncoder(source, prompts, max_tokens, device, threads, dtype)
+    if precision == "bfloat16":
+        raise ConfigError("precision bfloat16 is not for ONNX", where=model, todo="set precision: int8 or float32")
+    source, stated = export_once(source, cache, precision)
+    limit = min(max_tokens, stated.max_tokens or max_tokens)
+    return OnnxTextEncoder(source, _with_own(prompts, stated.prompts), limit, threads)
 
 
 class OnnxTextEncoder:
@@ -78,14 +98,14 @@ class TorchTextEncoder:
     a vector differs with its batch by rounding. A model's own query and document prompts are used where the
     configuration gives none.
 
-    With dtype "bfloat16" the products of matrices run in bfloat16, all else in float32 (torch autocast): about
+    With precision "bfloat16" the products of matrices run in bfloat16, all else in float32 (torch autocast): about
     twice as fast on CPUs with avx512_bf16, at a cosine above 0.9999 to float32 (tested).
     """
 
     modality: Literal["text"] = "text"
 
     def __init__(
-        self, source: Source, prompts: dict[Role, str], max_tokens: int, device: str, threads: int, dtype: Dtype
+        self, source: Source, prompts: dict[Role, str], max_tokens: int, device: str, threads: int, precision: Precision
     ) -> None:
         import torch
         from sentence_transformers import SentenceTransformer
@@ -96,16 +116,14 @@ class TorchTextEncoder:
             raise unavailable(source.model, error) from None
         own_limit = self.model.max_seq_length
         self.model.max_seq_length = min(max_tokens, own_limit) if own_limit else max_tokens
-        self._prompts: dict[Role, str | None] = {
-            role: prompts[role] or self._own_prompt(names) for role, names in _PROMPT_NAMES.items()
-        }
+        self._prompts = _with_own(prompts, own_prompts(self.model))
         self._device = torch.device(device)
         self._threads = max(threads, 1)
-        self._dtype = dtype
+        self._precision = precision
         self.name = source.model
-        self.revision = hub_revision(self.model) or source.revision()
+        self.revision = source.revision()
         self.dim = int(self.model.get_embedding_dimension())
-        self.preprocessing = json.dumps(["torch", _VERSION, self._prompts, self.model.max_seq_length, dtype])
+        self.preprocessing = json.dumps(["torch", _VERSION, self._prompts, self.model.max_seq_length, precision])
 
     def encode(self, texts: Sequence[str], *, role: Role, batch_size: int) -> np.ndarray:
         """Return float32 [N, D], L2-normalised; `batch_size` is not used on a CPU."""
@@ -113,7 +131,7 @@ class TorchTextEncoder:
             return np.empty((0, self.dim), np.float32)
         if self._device.type == "cpu":
             return normalised(np.concatenate(list(self._alone(texts, role))))
-        with self._precision():
+        with self._autocast():
             vectors = self.model.encode(
                 list(texts),
                 prompt=self._prompts[role],
@@ -131,7 +149,7 @@ class TorchTextEncoder:
         task = _TASKS[role]
 
         def run(features: dict[str, Any]) -> np.ndarray:
-            with torch.inference_mode(), self._precision():
+            with torch.inference_mode(), self._autocast():
                 return self.model(features, task=task)["sentence_embedding"].float().numpy()
 
         before = torch.get_num_threads()
@@ -144,20 +162,18 @@ class TorchTextEncoder:
         finally:
             torch.set_num_threads(before)  # a worker's setting becomes the default of later threads
 
-    def _precision(self) -> Any:
+    def _autocast(self) -> Any:
         import torch
 
-        return torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self._dtype == "bfloat16")
-
-    def _own_prompt(self, names: Sequence[str]) -> str | None:
-        return next((self.model.prompts[name] for name in names if self.model.prompts.get(name)), None)
+        return torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self._precision == "bfloat16")
 
 
-def hub_revision(model: Any) -> str | None:
-    """Return the hub commit of a sentence-transformers model; None for a local folder."""
-    config = getattr(getattr(model[0], "model", None), "config", None)
-    commit = getattr(config, "_commit_hash", None)
-    return f"commit:{commit}" if commit else None
+def _with_own(given: dict[Role, str], own: Mapping[str, str]) -> dict[Role, str]:
+    """Return the prompts, the model's own ones where the configuration gives none."""
+    return {
+        role: given[role] or next((own[name] for name in names if own.get(name)), "")
+        for role, names in _PROMPT_NAMES.items()
+    }
 
 
 def normalised(vectors: np.ndarray) -> np.ndarray:

@@ -7,55 +7,20 @@ Qwen2-VL, Qwen2.5-VL, Qwen3-VL, Idefics3, LLaVA and their kin work alike. No rem
 from __future__ import annotations
 
 import inspect
-import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from common.errors import ConfigError
-from common.hashing import digest, file_digest
 
 # Part of every cache key: raise it when a prompt or the way of reading the answer changes.
 PROMPT_VERSION = 1
 _ANSWERS = ("yes", "no")
-
-
-def model_revision(model: str) -> str:
-    """Return what fixes the weights: the hub snapshot's commit, or a SHA-256 over a local folder's files.
-
-    Raises
-    ------
-    ConfigError
-        The model is neither a folder with a `config.json` nor at hand from the hub.
-    """
-    folder = Path(model)
-    if folder.is_dir():
-        names = sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith("."))
-        return "sha256:" + digest(*(part for p in names for part in (str(p.relative_to(folder)), file_digest(p))))
-    return f"commit:{_hub_commit(model)}"
-
-
-def _hub_commit(model: str) -> str:
-    """Return the commit of the hub snapshot that loading `model` takes.
-
-    transformers no longer keeps it in the configuration; the hub's cache has it in each file's path.
-    """
-    from huggingface_hub import hf_hub_download
-
-    try:
-        path = Path(hf_hub_download(model, "config.json"))
-    except (OSError, ValueError) as error:
-        raise _not_loaded(model, error) from None
-    found = re.search(r"/snapshots/([0-9a-f]{40})/", path.as_posix())
-    if found is None:
-        raise ConfigError("the model's revision is unknown", where=path, expected="a file of a hub snapshot")
-    return found[1]
 
 
 def load_model_config(model: str) -> Any:

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText, AutoProcessor, ColQwen2ForRetrieval, ColQwen2Processor
 
 from common.encoders.page_image import PageImageEncoder, Settings, VisualItem, prepare_image
-from common.encoders.vlm import model_revision
+from common.encoders.revision import model_revision
 from common.errors import ConfigError, DataError
 from tests import tiny_vlm
 

@@ -11,6 +11,7 @@ import pytest
 from common.encoders.colbert import build_token_encoder
 from common.encoders.cross_encoder import build_pair_scorer, sigmoid
 from common.encoders.maxsim import maxsim
+from common.encoders.packaged import resolve
 from common.encoders.text import build_text_encoder, normalised
 from common.errors import ConfigError
 from tests.common.tiny_models import write_bert, write_colbert, write_sentence_transformer
@@ -28,35 +29,39 @@ TEXTS = [
 ]
 
 
-@pytest.mark.parametrize(("model", "dtype"), [(BGE, "float32"), (MINILM, "float32"), (MINILM, "bfloat16")])
-def test_a_text_has_the_same_bytes_alone_and_among_others(model: str, dtype) -> None:
-    encoder = build_text_encoder(model, dtype=dtype, threads=2)
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache that keeps exports from test to test."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.mark.parametrize(("model", "precision"), [(BGE, "float32"), (MINILM, "int8"), (MINILM, "bfloat16")])
+def test_a_text_has_the_same_bytes_alone_and_among_others(model: str, precision, cache: Path) -> None:
+    encoder = build_text_encoder(model, cache=cache, precision=precision, threads=2)
     together = encoder.encode(TEXTS, role="passage", batch_size=4)
     alone = np.concatenate([encoder.encode([t], role="passage", batch_size=1) for t in reversed(TEXTS)])[::-1]
     np.testing.assert_array_equal(together, alone)
-    np.testing.assert_array_equal(
-        together, build_text_encoder(model, dtype=dtype, threads=1).encode(TEXTS, role="passage", batch_size=1)
-    )
+    single = build_text_encoder(model, cache=cache, precision=precision, threads=1)
+    np.testing.assert_array_equal(together, single.encode(TEXTS, role="passage", batch_size=1))
     assert together.shape == (len(TEXTS), encoder.dim) and together.dtype == np.float32
     np.testing.assert_allclose(np.linalg.norm(together, axis=1), 1, atol=1e-5)
 
 
-def test_torch_encoder_agrees_with_plain_sentence_transformers() -> None:
+def test_all_backends_agree_with_plain_sentence_transformers(cache: Path) -> None:
     from sentence_transformers import SentenceTransformer
-
-    from common.encoders.packaged import resolve
 
     plain = SentenceTransformer(resolve(MINILM).target, device="cpu")
     expected = plain.encode(TEXTS, normalize_embeddings=True)
-    exact = build_text_encoder(MINILM).encode(TEXTS, role="passage", batch_size=8)
-    np.testing.assert_allclose(exact, expected, atol=1e-6)
-    half = build_text_encoder(MINILM, dtype="bfloat16").encode(TEXTS, role="passage", batch_size=8)
-    assert (half * expected).sum(axis=1).min() > 0.9999
+    cases = [("torch", "float32", 1 - 1e-6), ("onnx", "float32", 1 - 1e-6), ("torch", "bfloat16", 0.9999)]
+    for backend, precision, least in [*cases, ("onnx", "int8", 0.97)]:
+        encoder = build_text_encoder(MINILM, cache=cache, backend=backend, precision=precision)  # type: ignore[arg-type]
+        found = encoder.encode(TEXTS, role="passage", batch_size=8)
+        assert (found * expected).sum(axis=1).min() > least, (backend, precision)
 
 
-@pytest.mark.parametrize("model", [BGE, MINILM])
-def test_packaged_encoders_find_the_passage_that_answers(model: str) -> None:
-    encoder = build_text_encoder(model)
+@pytest.mark.parametrize(("model", "precision"), [(BGE, "float32"), (MINILM, "int8")])
+def test_packaged_encoders_find_the_passage_that_answers(model: str, precision, cache: Path) -> None:
+    encoder = build_text_encoder(model, cache=cache, precision=precision)
     passages = [TEXTS[0], TEXTS[2], TEXTS[3], "Solar panels on the roof make electricity."]
     questions = [
         "Which city is France governed from?",
@@ -92,8 +97,6 @@ def test_a_model_from_a_folder_with_its_own_prompts(tmp_path: Path) -> None:
 
 
 def test_onnx_folder_without_a_stated_pooling_is_an_error(tmp_path: Path) -> None:
-    from common.encoders.packaged import resolve
-
     origin = resolve(BGE).onnx_file().parent
     for name in ("model.onnx", "tokenizer.json"):
         (tmp_path / name).symlink_to(origin / name)

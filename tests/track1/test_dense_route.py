@@ -14,7 +14,7 @@ from track1_mdr.config import DenseTextConfig
 from track1_mdr.datasets.tables import Candidates
 from track1_mdr.routes import build_route
 from track1_mdr.routes.base import Environment
-from track1_mdr.routes.text_vectors import best_by_owner
+from track1_mdr.routes.text_vectors import best_by_owner, score_groups, take_rows
 
 BGE, MINILM = "BAAI/bge-small-en-v1.5", "sentence-transformers/all-MiniLM-L6-v2"
 
@@ -23,10 +23,10 @@ def config(model: str = BGE, **more) -> DenseTextConfig:
     return DenseTextConfig.model_validate({"type": "dense_text", "model": model, **more})
 
 
-@pytest.mark.parametrize("model", [BGE, MINILM])
-def test_the_planted_pages_come_first(tmp_path: Path, model: str) -> None:
+@pytest.mark.parametrize(("model", "precision"), [(BGE, "float32"), (MINILM, "int8")])
+def test_the_planted_pages_come_first(tmp_path: Path, model: str, precision: str) -> None:
     passages, queries, candidates, gold = planted()
-    route = build_route(config(model), Environment(tmp_path))
+    route = build_route(config(model, precision=precision), Environment(tmp_path))
     route.fit(passages)
     found = [s.check("dense", str(i)) for i, s in enumerate(route.score(queries, candidates))]
     assert [int(s.rows[0]) for s in found] == gold
@@ -115,6 +115,38 @@ def test_score_before_fit_is_refused(tmp_path: Path) -> None:
     _, queries, candidates, _ = planted()
     with pytest.raises(RuntimeError, match="fit"):
         build_route(config(), Environment(tmp_path)).score(queries, candidates)
+
+
+@pytest.mark.parametrize("block", [7, 20_000_000])
+def test_a_shared_pool_in_blocks_gives_the_top_of_all_scores(monkeypatch: pytest.MonkeyPatch, block: int) -> None:
+    """Ties at the cut are ordered by row, missing scores left out, and no more than a block is scored at once."""
+    import track1_mdr.routes.text_vectors as module
+
+    monkeypatch.setattr(module, "_BLOCK_SCORES", block)
+    rng = np.random.default_rng(5)
+    owners = np.repeat(np.arange(40), rng.integers(0, 4, 40))
+    table = rng.integers(0, 6, (len(owners), 9)).astype(np.float32)
+    table[rng.random(table.shape) < 0.2] = np.nan
+    asked: list[int] = []
+
+    def score(chunks: np.ndarray, members: list[int], rows: np.ndarray) -> np.ndarray:
+        asked.append(len(chunks) * len(members))
+        return table[np.ix_(chunks, np.asarray(members))]
+
+    found = score_groups(make_queries([("x", "")] * 9), Candidates.everything(9, 40), owners, score, 5)
+    assert max(asked) <= max(block, len(owners)) and sum(asked) == table.size
+    for query, scored in enumerate(found):
+        best = {int(o): np.nanmax(table[owners == o, query]) for o in np.unique(owners[~np.isnan(table[:, query])])}
+        expected = sorted(best, key=lambda o: (-best[o], o))[:5]
+        assert scored.rows.tolist() == expected
+        assert scored.scores.tolist() == [best[o] for o in expected]
+
+
+def test_taking_neighbours_copies_nothing() -> None:
+    vectors = np.arange(20.0).reshape(10, 2)
+    assert np.shares_memory(take_rows(vectors, np.array([3, 4, 5])), vectors)
+    for rows in ([3, 4, 5], [0, 9], [7]):
+        np.testing.assert_array_equal(take_rows(vectors, np.array(rows)), vectors[rows])
 
 
 def test_best_by_owner_skips_missing_chunks() -> None:

@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from common.atomic import append_line
-from common.encoders.vlm import PROMPT_VERSION, JudgeItem, YesNoJudge, free_memory, model_revision, split_on_failure
+from common.encoders.revision import model_revision
+from common.encoders.vlm import PROMPT_VERSION, JudgeItem, YesNoJudge, free_memory, split_on_failure
 from common.errors import DataError
 from common.hashing import digest
 from common.progress import bar

@@ -10,7 +10,7 @@ from track1_mdr.chunks import Chunks, chunk_passages
 from track1_mdr.config import DenseTextConfig
 from track1_mdr.datasets.tables import Candidates, Passages, Queries, Scored
 from track1_mdr.routes.base import Environment
-from track1_mdr.routes.text_vectors import chunk_namer, encode_texts, score_groups
+from track1_mdr.routes.text_vectors import chunk_namer, encode_texts, score_groups, take_rows
 
 
 class DenseTextRoute:
@@ -21,13 +21,14 @@ class DenseTextRoute:
         self._environment = environment
         self._encoder = build_text_encoder(
             config.model,
+            cache=environment.cache,
             backend=config.backend,
             query_prompt=config.query_prompt,
             passage_prompt=config.passage_prompt,
             max_tokens=config.max_tokens,
             device=environment.device,
             threads=environment.threads,
-            dtype=config.dtype,
+            precision=config.precision,
         )
         self._chunks: Chunks | None = None
         self._vectors: Embeddings | None = None
@@ -65,6 +66,6 @@ class DenseTextRoute:
 
         def score(chunks: np.ndarray, members: list[int], rows: np.ndarray) -> np.ndarray:
             del rows
-            return vectors[chunks] @ asked[members].T
+            return take_rows(vectors, chunks) @ asked[members].T
 
         return score_groups(queries, candidates, self._chunks.owners, score, self._config.top)

@@ -15,8 +15,9 @@ import numpy as np
 from PIL import Image
 
 from common.encoders.page_image import PageImageEncoder, Role, Settings, VisualItem, prepare_image
+from common.encoders.revision import model_revision
 from common.encoders.store import EmbeddingStore, MultiEmbeddings
-from common.encoders.vlm import free_memory, model_revision
+from common.encoders.vlm import free_memory
 from common.hashing import digest
 from track1_mdr.chunks import chunk_passages
 from track1_mdr.config import PageImageConfig

@@ -86,13 +86,15 @@ def score_groups(
     asked = [bool(text.strip()) for text in queries.texts]
     for rows, members in candidates.groups():
         chunks = np.flatnonzero(np.isin(owners, rows))
-        for block in _blocks([m for m in members if asked[m]], max(1, _BLOCK_SCORES // max(len(chunks), 1))):
-            if not len(chunks):
-                continue
+        if not len(chunks):
+            continue
+        for block in _blocks([m for m in members if asked[m]], max(1, _BLOCK_SCORES // len(chunks))):
             found, best = best_by_owner(score(chunks, block, rows), owners[chunks])
-            for column, query in enumerate(block):
-                given = ~np.isnan(best[:, column])
-                results[query] = top_k(Scored(found[given], best[given, column]), top)
+            for query, row in zip(block, np.ascontiguousarray(best.T), strict=True):
+                given = np.flatnonzero(~np.isnan(row))
+                if len(given) > top:  # sorting a shared pool whole would take most of the time
+                    given = given[row[given] >= np.partition(row[given], -top)[-top]]
+                results[query] = top_k(Scored(found[given], row[given]), top)
     return results
 
 
@@ -102,7 +104,16 @@ def best_by_owner(scores: np.ndarray, owners: np.ndarray) -> tuple[np.ndarray, n
     `owners` is ascending, so that a passage's chunks are neighbours.
     """
     rows, starts = np.unique(owners, return_index=True)
-    return rows.astype(np.int64), np.fmax.reduceat(scores.astype(np.float32), starts, axis=0)
+    return rows.astype(np.int64), np.fmax.reduceat(scores.astype(np.float32, copy=False), starts, axis=0)
+
+
+def take_rows(vectors: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Return `vectors[rows]` for ascending distinct rows; without a copy where they are neighbours.
+
+    A block of questions over a shared pool would otherwise copy the whole pool's vectors.
+    """
+    first, last = int(rows[0]), int(rows[-1])
+    return vectors[first : last + 1] if last - first + 1 == len(rows) else vectors[rows]
 
 
 def _blocks(members: list[int], size: int) -> Iterator[list[int]]:
