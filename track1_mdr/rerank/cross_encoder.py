@@ -70,8 +70,10 @@ class CrossEncoderReranker:
         config = self._config
         rows = scored.rows.tolist()
         chunks = chunk_passages([texts[row] for row in rows], config.words, config.stride)
-        index = Bm25Index([tokenize(text) for text in chunks.texts], k1=1.2, b=0.75)
-        overlap = index.scores(tokenize(question))
+        asked = tokenize(question)
+        vocabulary = {token: place for place, token in enumerate(dict.fromkeys(asked), 1)}
+        ids = [np.asarray([vocabulary.get(t, 0) for t in tokenize(text)], np.int32) for text in chunks.texts]
+        overlap = Bm25Index(ids, vocabulary, k1=1.2, b=0.75).scores(asked)
         pairs: list[_Pair] = []
         for place, row in enumerate(rows):
             own = np.flatnonzero(chunks.owners == place)
