@@ -79,7 +79,7 @@ def default_out(config: str, root: Path) -> Path:
 def parse_shard(text: str) -> tuple[int, int]:
     """Return (i, n) of "i/n", with i counted from 0."""
     left, slash, right = text.partition("/")
-    if slash and left.isdigit() and right.isdigit() and int(left) < int(right):
+    if slash and left.isdecimal() and right.isdecimal() and int(left) < int(right):
         return int(left), int(right)
     raise ConfigError("a shard has the form i/n", where="--shard", expected="0/4, 1/4, ... 3/4", got=text)
 
