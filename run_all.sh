@@ -8,15 +8,22 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
+new_enough() {
+    "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null
+}
+
 setup() {
     local python=${PYTHON:-}
     if [ -z "$python" ]; then
         for candidate in python3 python3.11 python3.12 python3.13 python3.14 python; do
-            if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+            if new_enough "$candidate"; then
                 python=$candidate
                 break
             fi
         done
+    elif ! new_enough "$python"; then
+        echo "error: PYTHON=$python is not Python 3.11 or later, or does not run" >&2
+        exit 2
     fi
     if [ -z "$python" ]; then
         echo "error: no Python 3.11 or later found; install one, or name it: PYTHON=/path/to/python ./run_all.sh" >&2
@@ -27,7 +34,8 @@ setup() {
         return
     fi
     echo "setting up .venv (the first time takes a few minutes and about 7 GB)"
-    [ -x .venv/bin/python ] || "$python" -m venv .venv
+    # Without a stamp an earlier set-up may have stopped half-way: venv completes what is there.
+    [ -x .venv/bin/python ] && [ -f .venv/requirements.installed ] || "$python" -m venv .venv
     .venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
     cp requirements.txt .venv/requirements.installed
 }
