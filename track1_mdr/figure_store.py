@@ -7,10 +7,10 @@ named by the content keys of its images. An interrupted run loses the shards in 
 from __future__ import annotations
 
 import json
-import pickle  # only to ask whether an image source can be sent to a process; nothing is stored or read
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Any, Literal
 
@@ -290,7 +290,7 @@ def _starts(counts: list[int]) -> np.ndarray:
 
 def _sendable(images: ImageSource) -> bool:
     try:
-        pickle.dumps(images)
+        ForkingPickler.dumps(images)
     except Exception:
         return False
     return True
