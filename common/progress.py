@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from tqdm import tqdm
 
@@ -18,6 +18,7 @@ def progress(items: Iterable[T], what: str, *, total: int | None = None, unit: s
 
 def bar(what: str, *, total: int | None = None, unit: str = "it", items: Iterable[T] | None = None) -> tqdm[T]:
     """Return a tqdm bar to update by hand; disabled when standard error is not a terminal."""
-    return tqdm(
+    made = tqdm(
         items, desc=what, total=total, unit=unit, disable=not sys.stderr.isatty(), dynamic_ncols=True, leave=False
     )
+    return cast("tqdm[T]", made)  # without items the type of the bar's items is not known

@@ -17,27 +17,28 @@ class OcrConfig(Config):
     """Optical character recognition of PDF pages (rapidocr)."""
 
     enabled: bool = True
-    min_words: int = Field(10, ge=0, description="a page with fewer words in its text layer is read whole")
-    page_pixels: int = Field(1000, ge=200, le=4000, description="long side of a whole page, in pixels")
-    figures: bool = Field(True, description="also read raster figures on pages that have a text layer")
-    figure_share: float = Field(0.03, gt=0, le=1, description="smallest figure, as a share of the page's area")
-    workers: int = Field(0, ge=0, description="processes; 0 = one per core")
+    min_words: int = Field(default=10, ge=0, description="a page with fewer words in its text layer is read whole")
+    page_pixels: int = Field(default=1000, ge=200, le=4000, description="long side of a whole page, in pixels")
+    figures: bool = Field(default=True, description="also read raster figures on pages that have a text layer")
+    figure_share: float = Field(default=0.03, gt=0, le=1, description="smallest figure, as a share of the page's area")
+    workers: int = Field(default=0, ge=0, description="processes; 0 = one per core")
 
 
 class DataConfig(Config):
     """How files become tables."""
 
     text: Literal["auto", "ocr_text", "vlm_text", "both"] = Field(
-        "auto", description="which text of the page table the text routes read; auto = vlm_text and ocr_text joined"
+        default="auto",
+        description="which text of the page table the text routes read; auto = vlm_text and ocr_text joined",
     )
     page_source: Literal["auto", "table", "pdfs"] = Field(
-        "auto", description="auto = the official page table where present, else the PDFs"
+        default="auto", description="auto = the official page table where present, else the PDFs"
     )
-    image_pixels: int = Field(1240, ge=200, le=4000, description="long side of a PDF page image, in pixels")
+    image_pixels: int = Field(default=1240, ge=200, le=4000, description="long side of a PDF page image, in pixels")
     m2kr_restrict: Literal["none", "block_prefix"] = Field(
-        "none", description="block_prefix = the 1st place's restriction by query block and passage id prefix"
+        default="none", description="block_prefix = the 1st place's restriction by query block and passage id prefix"
     )
-    allow_faults: int = Field(0, ge=0, description="failed pages or images that a run may leave out")
+    allow_faults: int = Field(default=0, ge=0, description="failed pages or images that a run may leave out")
     ocr: OcrConfig = OcrConfig()
 
 
