@@ -19,6 +19,7 @@ from typing import Any, Literal
 import numpy as np
 
 from common.encoders.base import Backend, Role, TokenEncoder
+from common.encoders.loading import quiet_unless_terminal
 from common.encoders.onnx_text import OnnxTextModel
 from common.encoders.packaged import Source, resolve, unavailable
 from common.encoders.text import normalised
@@ -92,7 +93,8 @@ class TorchTokenEncoder:
         from sentence_transformers import MultiVectorEncoder
 
         try:
-            self.model: Any = MultiVectorEncoder(source.target, device=device)
+            with quiet_unless_terminal():
+                self.model: Any = MultiVectorEncoder(source.target, device=device)
         except (OSError, ValueError) as error:
             raise unavailable(source.model, error) from None
         self._prompts = prompts

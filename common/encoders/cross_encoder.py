@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from common.encoders.base import Backend, PairScorer
+from common.encoders.loading import quiet_unless_terminal
 from common.encoders.onnx_text import OnnxTextModel
 from common.encoders.packaged import Source, resolve, unavailable
 from common.errors import ConfigError
@@ -54,7 +55,8 @@ class TorchPairScorer:
         from sentence_transformers import CrossEncoder
 
         try:
-            self.model: Any = CrossEncoder(source.target, device=device)
+            with quiet_unless_terminal():
+                self.model: Any = CrossEncoder(source.target, device=device)
         except (OSError, ValueError) as error:
             raise unavailable(source.model, error) from None
         _one_logit(source, int(self.model.num_labels))

@@ -25,6 +25,7 @@ from typing import Any, Literal
 from filelock import FileLock
 
 from common.atomic import atomic_folder, write_text
+from common.encoders.loading import quiet_unless_terminal
 from common.encoders.packaged import Pooling, Source, unavailable
 from common.errors import ConfigError
 from common.hashing import digest
@@ -90,8 +91,10 @@ def export_once(source: Source, cache: Path, precision: ExportPrecision) -> tupl
 def _export(source: Source, revision: str, folder: Path, precision: ExportPrecision) -> None:
     from sentence_transformers import SentenceTransformer
 
-    try:  # eager attention: the fused one is traced into more operators
-        model: Any = SentenceTransformer(source.target, device="cpu", model_kwargs={"attn_implementation": "eager"})
+    eager = {"attn_implementation": "eager"}  # the fused attention is traced into more operators
+    try:
+        with quiet_unless_terminal():
+            model: Any = SentenceTransformer(source.target, device="cpu", model_kwargs=eager)
     except (OSError, ValueError) as error:
         raise unavailable(source.model, error) from None
     pooling = _pooling(source, list(model))

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from common.encoders.base import Backend, Role, TextEncoder
+from common.encoders.loading import quiet_unless_terminal
 from common.encoders.onnx_export import export_once, own_prompts
 from common.encoders.onnx_text import OnnxTextModel
 from common.encoders.packaged import Pooling, Source, resolve, unavailable
@@ -111,7 +112,8 @@ class TorchTextEncoder:
         from sentence_transformers import SentenceTransformer
 
         try:
-            self.model: Any = SentenceTransformer(source.target, device=device).eval()
+            with quiet_unless_terminal():
+                self.model: Any = SentenceTransformer(source.target, device=device).eval()
         except (OSError, ValueError) as error:
             raise unavailable(source.model, error) from None
         own_limit = self.model.max_seq_length

@@ -7,15 +7,14 @@ Qwen2-VL, Qwen2.5-VL, Qwen3-VL, Idefics3, LLaVA and their kin work alike. No rem
 from __future__ import annotations
 
 import inspect
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from common.encoders.loading import quiet_unless_terminal
 from common.errors import ConfigError
 
 # Part of every cache key: raise it when a prompt or the way of reading the answer changes.
@@ -49,7 +48,7 @@ def load_pretrained(model_class: Any, model: str, *, dtype: str, device: str) ->
 
     try:
         processor = AutoProcessor.from_pretrained(model, trust_remote_code=False)
-        with _quiet_unless_terminal():
+        with quiet_unless_terminal():
             loaded, report = model_class.from_pretrained(
                 model,
                 dtype=getattr(torch, dtype),
@@ -70,21 +69,6 @@ def load_pretrained(model_class: Any, model: str, *, dtype: str, device: str) ->
             todo="take a checkpoint in transformers' own format (for ColPali and ColQwen2: the one with -hf)",
         )
     return loaded, processor
-
-
-@contextmanager
-def _quiet_unless_terminal() -> Iterator[None]:
-    """Switch transformers' progress bars off where standard error is not a terminal."""
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    if not sys.stderr.isatty():
-        logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
 
 
 def _not_loaded(model: str, error: BaseException) -> ConfigError:
