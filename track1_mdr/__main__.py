@@ -32,9 +32,16 @@ SetOption = Annotated[list[str] | None, typer.Option("--set", "-s", help="Overri
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error")]
 
 
+def program() -> str:
+    """Return how this program is called here: `python`, or the environment's own where it is not activated."""
+    if os.environ.get("VIRTUAL_ENV") or sys.prefix == sys.base_prefix:
+        return "python -m track1_mdr"
+    return f"{shown(Path(sys.executable))} -m track1_mdr"
+
+
 def say(line: str) -> None:
-    """Print one line of a command's report."""
-    typer.echo(line)
+    """Print one line of a command's report; commands in it can be typed as they stand."""
+    typer.echo(line.replace("python -m track1_mdr", program()))
 
 
 @contextmanager
@@ -45,7 +52,8 @@ def reported(debug: bool) -> Iterator[None]:
     except UserError as error:
         if debug:
             raise
-        typer.secho(f"error: {error.block()}", err=True, fg="red")
+        block = error.block().replace("python -m track1_mdr", program())
+        typer.secho(f"error: {block}", err=True, fg="red")
         raise typer.Exit(2) from None
     except KeyboardInterrupt:
         typer.secho("interrupted; finished work is kept, run the same command to go on", err=True)

@@ -88,7 +88,7 @@ def load_tasks(config: RunConfig, root: Path, environment: Environment, say: Say
         else:
             tables[task] = load_m2kr(root / task, config.data, environment.faults)
         for note in tables[task].notes if task in tables else ():
-            say(f"{task}: {note}")
+            say(note)
     if not tables:
         raise DataError(
             "no data for any configured task",

@@ -32,7 +32,7 @@ def fuse(config: FusionConfig, scores: RouteScores, queries: Queries, passages: 
 def blend(fused: list[Scored], reranked: list[Scored], weight: float) -> list[Scored]:
     """Return z-scored `fused` plus `weight` x the reranker's score, 0 where it read nothing.
 
-    Rerankers give probabilities, so that a passage outside the head never rises above one with equal fused score.
+    Rerankers give probabilities: what they read gains at least nothing over what they did not read.
     """
     results: list[Scored] = []
     for base, extra in zip(fused, reranked, strict=True):
