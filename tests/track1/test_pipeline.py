@@ -269,6 +269,8 @@ def test_the_sample_s_run_is_valid_complete_and_far_above_chance(sample_run: Sam
     stages = {stage.name: stage for stage in stage_scores(result.tasks["mmdocir"])}
     assert stages["fusion"].mean > stages["bm25_names"].mean
     assert stages["named_page"].answers < 0.2
+    stages = {stage.name: stage for stage in stage_scores(result.tasks["m2kr"])}
+    assert stages["fusion"].mean >= stages["subfigure"].mean  # text never outvotes a confirmed figure
 
 
 def test_placebo_questions_asked_of_other_documents_are_at_chance(sample_run: SampleRun) -> None:
