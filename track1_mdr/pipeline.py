@@ -16,7 +16,7 @@ from common.submission.mdr import ValidationReport, write_submission
 from track1_mdr.config import CrossEncoderConfig, RerankConfig, RunConfig, TaskConfig
 from track1_mdr.datasets.tables import Scored, TaskName, TaskTables, top_k
 from track1_mdr.evaluate import ScoreReport, score_files
-from track1_mdr.fusion.combine import blend, fuse
+from track1_mdr.fusion.combine import blend, check_fusion, fuse
 from track1_mdr.gold import read_ground
 from track1_mdr.rerank.base import Reranker
 from track1_mdr.routes import build_route
@@ -146,6 +146,16 @@ def _check_candidates(scored: np.ndarray, candidates: np.ndarray, where: str) ->
         )
 
 
+def check_fusions(config: TaskConfig) -> None:
+    """Raise, before any work is done, what the fusions would raise after the routes and rerankers have run."""
+    routes = [name for name, route in config.routes.items() if route is not None]
+    if not routes:
+        return  # said by `score_routes`, with the task's name
+    check_fusion(config.fusion, routes)
+    if config.final is not None:
+        check_fusion(config.final, [*routes, *(name for name, one in config.rerank.items() if one is not None)])
+
+
 def build_reranker(config: RerankConfig, environment: Environment) -> Reranker:
     """Return the reranker that the configuration names."""
     if isinstance(config, CrossEncoderConfig):
@@ -191,6 +201,9 @@ def run(
     """
     with Experiment(runs, "track1", config, config.seed, repository=repository, device=environment.device) as record:
         record.faults = environment.faults
+        for section in (config.tasks.mmdocir, config.tasks.m2kr):
+            if section is not None:
+                check_fusions(section)
         with record.stage("read data"):
             tables = load_tasks(config, root, environment, say)
         tasks: dict[str, TaskRanking] = {}

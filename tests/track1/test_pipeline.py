@@ -249,6 +249,30 @@ def test_stage_scores_are_recall_of_what_a_stage_itself_ranked() -> None:
     assert question_recall(results, tables.gold_rows()).tolist() == [[0.0, 1.0, 1.0], [0.0, 0.0, 0.0]]
 
 
+@pytest.mark.parametrize(
+    ("fusion", "message"),
+    [
+        ({"type": "zscore", "weights": {"typo": 1.0}}, "typo"),
+        ({"type": "learned", "model": "nowhere"}, "no fitted fusion"),
+    ],
+)
+def test_a_fusion_that_cannot_work_is_told_before_the_routes_run(
+    fusion: dict[str, Any], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("track1_mdr.pipeline.build_route", lambda *_: pytest.fail("a route was built"))
+    with pytest.raises(ConfigError, match=message):
+        go(tmp_path, tiny_root(tmp_path / "data"), config(fusion=fusion))
+    with pytest.raises(ConfigError, match=message):
+        settings = config()
+        assert settings.tasks.mmdocir is not None
+        final = config(fusion=fusion).tasks.mmdocir
+        assert final is not None
+        task = settings.tasks.mmdocir.model_copy(update={"final": final.fusion})
+        tasks = settings.tasks.model_copy(update={"mmdocir": task})
+        go(tmp_path, tmp_path / "data", settings.model_copy(update={"tasks": tasks}))
+    assert not (tmp_path / "out.csv").exists()
+
+
 def test_load_tasks_reads_the_tasks_that_are_there(tmp_path: Path) -> None:
     tables = load_tasks(config(m2kr=True), tiny_root(tmp_path), Environment(tmp_path / "c"), lambda _: None)
     assert list(tables) == ["mmdocir"]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from track1_mdr.config import FusionConfig, LearnedConfig, MeanRankConfig, RrfConfig
 from track1_mdr.datasets.tables import Passages, Queries, Scored
 from track1_mdr.fusion.pool import RouteScores, zscores
-from track1_mdr.fusion.simple import mean_rank_fusion, reciprocal_rank_fusion, zscore_fusion
+from track1_mdr.fusion.simple import mean_rank_fusion, must_run, reciprocal_rank_fusion, zscore_fusion
 
 
 def fuse(config: FusionConfig, scores: RouteScores, queries: Queries, passages: Passages) -> list[Scored]:
@@ -27,6 +29,25 @@ def fuse(config: FusionConfig, scores: RouteScores, queries: Queries, passages: 
 
         return LearnedFusion.load(find_model(config.model)).fuse(scores, queries, passages)
     return zscore_fusion(scores, config)
+
+
+def check_fusion(config: FusionConfig, routes: Sequence[str]) -> None:
+    """Raise before hours of work what `fuse` would raise after them.
+
+    Raises
+    ------
+    ConfigError
+        The fusion names a route that does not run, was fitted for other routes, or is not there.
+    DataError
+        The fitted fusion is damaged.
+    """
+    if isinstance(config, LearnedConfig):
+        from track1_mdr.fusion.learned import LearnedFusion, find_model
+
+        LearnedFusion.load(find_model(config.model)).check_routes(routes)
+        return
+    for field in ("weights", "bonus", "anchors"):
+        must_run(routes, getattr(config, field, {}))
 
 
 def blend(fused: list[Scored], reranked: list[Scored], weight: float) -> list[Scored]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -135,6 +135,17 @@ class LearnedFusion:
         facts = {"questions": len(known), "documents": len(fold_of), "folds": folds, "seed": seed, "rounds": ROUNDS}
         return cls(boosters, tuple(scores), tuple(sparse), held_out, {**facts, "parameters": PARAMETERS, **provenance})
 
+    def check_routes(self, routes: Iterable[str]) -> None:
+        """Raise `ConfigError` unless these are the routes of the fit, in order."""
+        given = tuple(routes)
+        if given != self.routes:
+            raise ConfigError(
+                "the learned fusion was fitted on other routes",
+                expected=", ".join(self.routes),
+                got=", ".join(given),
+                todo="fit it again for these routes: python -m track1_mdr fit --help; or use fusion type zscore",
+            )
+
     def fuse(self, scores: RouteScores, queries: Queries, passages: Passages) -> list[Scored]:
         """Return one ranking per query.
 
@@ -143,13 +154,7 @@ class LearnedFusion:
         ConfigError
             The routes differ from those of the fit: its features would mean something else.
         """
-        if tuple(scores) != self.routes:
-            raise ConfigError(
-                "the learned fusion was fitted on other routes",
-                expected=", ".join(self.routes),
-                got=", ".join(scores),
-                todo="fit it again for these routes: python -m track1_mdr fit --help; or use fusion type zscore",
-            )
+        self.check_routes(scores)
         builder = FeatureBuilder.of(queries, passages, self.sparse)
         results: list[Scored] = []
         for query, document in enumerate(queries.table["doc_name"]):

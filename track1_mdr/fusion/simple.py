@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 
@@ -31,7 +31,7 @@ def zscore_fusion(scores: RouteScores, config: ZScoreConfig) -> list[Scored]:
     A candidate that a route did not score takes the route's lowest observed z-score of that query: it is
     ranked below what the route found, but other routes can still bring it to the top.
     """
-    _known(scores, config.bonus)
+    must_run(scores, config.bonus)
     dense = [route for route in scores if route not in config.bonus or route in config.weights]
     weights = _weights({route: scores[route] for route in dense}, config.weights)
     results: list[Scored] = []
@@ -58,7 +58,7 @@ def mean_rank_fusion(scores: RouteScores, config: MeanRankConfig) -> list[Scored
     A route in `anchors` takes no part in the mean: its best candidate goes to rank 1 when its score exceeds
     the threshold. Source: iLearn, 1st place of the challenge (mean of five experts, visual anchor).
     """
-    _known(scores, config.anchors)
+    must_run(scores, config.anchors)
     voters = [route for route in scores if route not in config.anchors]
     results: list[Scored] = []
     for pool in pools(scores):
@@ -78,15 +78,16 @@ def _scored(pool: Pool, total: np.ndarray) -> Scored:
 
 
 def _weights(scores: RouteScores, given: Mapping[str, float]) -> np.ndarray:
-    _known(scores, given)
+    must_run(scores, given)
     return np.asarray([given.get(route, 1.0) for route in scores], dtype=np.float64)
 
 
-def _known(scores: RouteScores, named: Mapping[str, float]) -> None:
-    unknown = [route for route in named if route not in scores]
+def must_run(routes: Collection[str], named: Mapping[str, float]) -> None:
+    """Raise `ConfigError` when a fusion names a route that is not among `routes`."""
+    unknown = [route for route in named if route not in routes]
     if unknown:
         raise ConfigError(
             f"the fusion names routes that do not run: {', '.join(unknown)}",
-            expected=f"some of: {', '.join(scores)}",
+            expected=f"some of: {', '.join(routes)}",
             todo="add the route to `routes`, or take its weight out",
         )
