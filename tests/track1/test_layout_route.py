@@ -76,13 +76,13 @@ def test_words_together_in_a_block_beat_words_spread_over_the_page() -> None:
         (0, f"quark {FILL}"), (0, f"zephyr {FILL}"),
         (1, "quark zephyr copper meadow walnut basalt lemur tundra"), (1, f"{FILL} violin saffron"),
     ]  # fmt: skip
-    best = run(together, 2, "quark zephyr")
+    best = run(together, 2, "quark zephyr", min_words=8)
     assert top_k(best, 1).rows.tolist() == [1]
     # Placebo: the same words in one block a page give the two pages the same words to offer.
     whole: list[tuple[int, str | None]] = [
         (page, " ".join(t or "" for p, t in together if p == page)) for page in range(2)
     ]
-    scores = as_dict(run(whole, 2, "quark zephyr"))
+    scores = as_dict(run(whole, 2, "quark zephyr", min_words=8))
     assert scores[0] == pytest.approx(scores[1], abs=0.02)
 
 
