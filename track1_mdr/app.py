@@ -10,7 +10,7 @@ from common.config import load_config
 from common.errors import ConfigError, DataError
 from common.experiment import Experiment, cores
 from common.faults import FaultLog
-from track1_mdr.config import CONFIG_FOLDER, RunConfig
+from track1_mdr.config import CONFIG_FOLDER, RunConfig, TasksConfig
 from track1_mdr.pipeline import RunResult, TaskRanking, load_tasks, rank_task, run
 from track1_mdr.routes.base import Environment
 
@@ -143,8 +143,9 @@ def fit_fusion(
     with Experiment(home / "runs", "track1-fit", config, config.seed, repository=home) as record:
         record.faults = environment.faults
         with record.stage("read data"):
-            tables = load_tasks(config, root, environment, say).get(task)  # pyright: ignore[reportArgumentType]
-        if tables is None or not tables.qrels:
+            alone = config.model_copy(update={"tasks": TasksConfig.model_validate({task: section.model_dump()})})
+            tables = next(iter(load_tasks(alone, root, environment, say).values()))
+        if not tables.qrels:
             raise DataError(f"no gold for {task}", where=root / task, todo="fit on data with a gold.csv")
         ranking = rank_task(section, tables, environment, record, say)
         environment.faults.check(config.data.allow_faults, "mend the items, or allow them")

@@ -120,7 +120,7 @@ class LayoutConfig(BaseRouteConfig):
     ngrams: int = Field(1, ge=1, le=3)
     k1: float = Field(1.2, ge=0)
     b: float = Field(0.75, ge=0, le=1)
-    min_words: int = Field(8, ge=1, description="smaller blocks are joined with the next ones")
+    min_words: int = Field(30, ge=1, description="smaller blocks are joined with the next ones")
     top: int = Field(1000, ge=1)
 
 

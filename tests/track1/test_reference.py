@@ -32,11 +32,13 @@ NAMED = [
     ("the cover page and the last page and page 3", [1, 3, 20]),
     ("page 3 and again page 3", [3]),
     ("page 20", [20]),
+    ("the 12th page and the final page", [12, 20]),
 ]
 SILENT_ABOUT_PAGES = [
     "page 21",  # out of range
     "page 0",
     "page 999",
+    "It has page 3,000 in volume two",
     "How many pages does the report have?",
     "What share, in percent, rose by 12% on average?",
     "What is 10% of pages sold?",
@@ -61,6 +63,9 @@ CAPTIONS = [
     ("Section 4.2.1 says", [("section", "4.2.1")]),
     ("chart 7 and exhibit 9", [("chart", "7"), ("exhibit", "9")]),
     ("Figure 2(a)", [("figure", "2")]),
+    ("figure 3a", [("figure", "3")]),
+    ("Figures 2 and 3, in 2015", [("figure", "2"), ("figure", "3")]),
+    ("Tables 3, 5% of them", [("table", "3")]),
     ("Figure 1, Table 1 and Figure 1 again", [("figure", "1"), ("table", "1")]),
 ]
 NO_CAPTION = [

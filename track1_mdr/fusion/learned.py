@@ -51,7 +51,7 @@ ROUNDS = 200
 
 def find_model(name: str) -> Path:
     """Return the folder of a fitted fusion: a path, or a name in `models/` beside this file."""
-    for folder in (Path(name), MODEL_FOLDER / name):
+    for folder in (MODEL_FOLDER / name, Path(name)):
         if (folder / "fusion.json").is_file():
             return folder
     known = sorted(path.parent.name for path in MODEL_FOLDER.glob("*/fusion.json"))

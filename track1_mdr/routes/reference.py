@@ -22,15 +22,18 @@ _ORDINALS = {
     )
     for word in words
 }  # fmt: skip
-_NUMBER_LIST = r"(\d{1,3}(?:\s*(?:,|-|–|to|and|&)\s*\d{1,3})*)"
+_NUMBER_LIST = r"(\d{1,3}(?:\s*(?:,(?!\d{3}\b)|-|–|to|and|&)\s*\d{1,3})*)(?![,.]?\d)"  # not the 3 of 3,000
 _PAGE = re.compile(rf"\b(?:pages?|slides?|pp?\.)\s*(?:number|no\.?|#)?\s*{_NUMBER_LIST}\b", re.IGNORECASE)
-_ORDINAL_PAGE = re.compile(rf"\b({'|'.join(_ORDINALS)}|last|cover)\s+(?:page|slide)\b", re.IGNORECASE)
+_ORDINAL_PAGE = re.compile(
+    rf"\b({'|'.join(_ORDINALS)}|\d{{1,3}}(?:st|nd|rd|th)|last|final|cover)\s+(?:page|slide)\b", re.IGNORECASE
+)
+_LABEL = r"(?:\d{1,3}(?:\.\d{1,2}){0,2}[a-z]?|[A-Z](?:\.\d{1,2})?)"
 _CAPTION = re.compile(
-    r"\b(figure|fig\.?|table|tab\.?|chart|exhibit|appendix|algorithm|section|chapter)\s*"
-    r"(\d{1,3}(?:\.\d{1,2}){0,2}|[A-Z](?:\.\d{1,2})?)\b(?!\s*%)",
+    r"\b(figure|fig|table|tab|chart|exhibit|appendix|algorithm|section|chapter)s?\.?\s*"
+    rf"({_LABEL}(?:\s*(?:,|and|&)\s*\d{{1,3}})*)(?![\w.]*\d)\b(?!\s*%)",
     re.IGNORECASE,
 )
-_KINDS = {"fig": "figure", "fig.": "figure", "tab": "table", "tab.": "table"}
+_KINDS = {"fig": "figure", "tab": "table"}
 MENTIONED = 0.4
 """Score of a page whose text only mentions the named figure; the page that holds its caption gets 1."""
 
@@ -48,7 +51,9 @@ def named_pages(question: str, pages: int) -> list[int]:
         numbers |= set(_expand(match.group(1)))
     for match in _ORDINAL_PAGE.finditer(question):
         word = match.group(1).lower()
-        numbers.add(pages if word == "last" else _ORDINALS.get(word, 1))
+        digits = re.match(r"\d+", word)
+        named = int(digits.group()) if digits else _ORDINALS.get(word, 1)
+        numbers.add(pages if word in ("last", "final") else named)
     return sorted(number - 1 for number in numbers if 1 <= number <= pages)
 
 
@@ -63,15 +68,15 @@ def _expand(text: str) -> Iterable[int]:
 def named_captions(question: str) -> list[tuple[str, str]]:
     """Return the (kind, number) pairs of the figures, tables, sections... that the question names.
 
-    >>> named_captions("In Fig. 3 and Table 2, ...")
-    [('figure', '3'), ('table', '2')]
+    >>> named_captions("In Figs. 3b and 4, and Table 2, ...")
+    [('figure', '3'), ('figure', '4'), ('table', '2')]
     """
     found: dict[tuple[str, str], None] = {}
     for match in _CAPTION.finditer(question):
-        kind, number = match.group(1).lower(), match.group(2)
-        if number.isalpha() and not number.isupper():  # "table a", "section I" only in capitals
-            continue
-        found[_KINDS.get(kind, kind), number] = None
+        kind = match.group(1).lower()
+        for number in re.findall(_LABEL, match.group(2)):
+            if not number[0].islower():  # letters name a table only as capitals: not the "a" of "table a person"
+                found[_KINDS.get(kind, kind), number.rstrip("abcdefghijklmnopqrstuvwxyz")] = None
     return list(found)
 
 
