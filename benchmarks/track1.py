@@ -18,7 +18,7 @@ from rich.table import Table
 from common.config import load_config
 from common.experiment import Experiment
 from track1_mdr.app import make_environment
-from track1_mdr.config import CONFIG_FOLDER, RrfConfig, RunConfig, TaskConfig, ZScoreConfig
+from track1_mdr.config import CONFIG_FOLDER, RrfConfig, RunConfig, TaskConfig, ZScoreConfig, score_scales
 from track1_mdr.datasets.mmdocir import load_mmdocir
 from track1_mdr.datasets.tables import Scored, TaskTables
 from track1_mdr.fusion.learned import LearnedFusion
@@ -44,14 +44,15 @@ def image_only(root: Path, config: RunConfig, environment: Environment) -> set[s
 def add_fusions(ranking: TaskRanking, config: TaskConfig, seed: int) -> None:
     """Add every other fusion of the same scores, with and without the reranker, trained ones out of fold."""
     tables = ranking.tables
-    sparse = [name for name, route in config.routes.items() if route is not None and route.sparse]
+    scales = score_scales(config)
+    sparse = [name for name, scale in scales.items() if scale == "sparse"]
     routes = {name: ranking.scores[name] for name in config.routes if name in ranking.scores}
     dense = [name for name in routes if name not in sparse]
     ranking.rankings["RRF, k 10"] = reciprocal_rank_fusion(routes, RrfConfig(type="rrf", k=10, weights={}))
     equal = ZScoreConfig(type="zscore", weights=dict.fromkeys(dense, 1.0), bonus=dict.fromkeys(sparse, 3.0))
     ranking.rankings["z-scores, equal weights"] = zscore_fusion(routes, equal)
     for name, scores in (("learned, no reranker", routes), ("learned, all", ranking.scores)):
-        fitted = LearnedFusion.fit(scores, tables, sparse=sparse, folds=FOLDS, seed=seed, provenance={})
+        fitted = LearnedFusion.fit(scores, tables, scales=scales, folds=FOLDS, seed=seed, provenance={})
         ranking.rankings[f"{name} (out of fold)"] = fitted.fuse(scores, tables.queries, tables.passages)
 
 

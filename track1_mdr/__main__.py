@@ -178,6 +178,7 @@ def fit(
     data: DataOption = None,
     task: Annotated[str, typer.Option(help="mmdocir or m2kr")] = "mmdocir",
     folds: Annotated[int, typer.Option(min=2, help="Folds by document")] = 8,
+    note: Annotated[str, typer.Option(help="Kept in the model: what it was fitted on")] = "",
     overrides: SetOption = None,
     cache: CacheOption = None,
     debug: DebugOption = False,
@@ -189,7 +190,7 @@ def fit(
     from track1_mdr.app import fit_fusion
 
     with reported(debug):
-        fit_fusion(config, overrides or [], data_root(data), cache_folder(cache), ROOT, task, folds, out, say)
+        fit_fusion(config, overrides or [], data_root(data), cache_folder(cache), ROOT, task, folds, out, note, say)
 
 
 @app.command()

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from common.config import load_config
 from common.errors import ConfigError, DataError
 from common.experiment import Experiment, cores
 from common.faults import FaultLog
-from track1_mdr.config import CONFIG_FOLDER, RunConfig, TasksConfig
+from track1_mdr.config import CONFIG_FOLDER, RunConfig, TasksConfig, score_scales
 from track1_mdr.pipeline import RunResult, TaskRanking, load_tasks, rank_task, run
 from track1_mdr.routes.base import Environment
 
@@ -127,12 +128,14 @@ def fit_fusion(
     task: str,
     folds: int,
     out: Path,
+    note: str,
     say: Say,
 ) -> None:
     """Fit the learned fusion of one task on its gold; save it and print its out-of-fold score."""
     from rich.console import Console
 
     from track1_mdr.fusion.learned import LearnedFusion
+    from track1_mdr.stages import stage_scores
 
     config = load_config(RunConfig, name, CONFIG_FOLDER, overrides)
     section = getattr(config.tasks, task, None)
@@ -149,18 +152,21 @@ def fit_fusion(
             raise DataError(f"no gold for {task}", where=root / task, todo="fit on data with a gold.csv")
         ranking = rank_task(section, tables, environment, record, say)
         environment.faults.check(config.data.allow_faults, "mend the items, or allow them")
-        sparse = [key for key, route in section.routes.items() if route is not None and route.sparse]
         with record.stage("fit"):
             fusion = LearnedFusion.fit(
                 ranking.scores,
                 tables,
-                sparse=sparse,
+                scales=score_scales(section),
                 folds=folds,
                 seed=config.seed,
-                provenance={"configuration": config.name, "data": f"{task}, questions with gold"},
+                provenance={"configuration": config.name, "task": task, "note": note},
             )
         ranking.rankings["learned (out of fold)"] = fusion.fuse(ranking.scores, tables.queries, tables.passages)
-        fusion.save(out)
+        figures = {
+            row.name: [round(100 * value, 2) for value in (*row.recall, row.mean)] for row in stage_scores(ranking)
+        }
+        kept = {**fusion.provenance, "recall at 1, 3, 5 and mean": figures}
+        replace(fusion, provenance=kept).save(out)
     Console().print(stage_table(ranking))
     say(f"wrote {out}: {fusion.provenance['documents']} documents, {fusion.provenance['questions']} questions")
     say(f"next: python -m track1_mdr run --config {name} --set tasks.{task}.final='{{type: learned, model: {out}}}'")

@@ -38,6 +38,7 @@ SILENT_ABOUT_PAGES = [
     "page 21",  # out of range
     "page 0",
     "page 999",
+    "List all pages with the logo, in a list like ['Page 2', 'Page 4'].",
     "It has page 3,000 in volume two",
     "How many pages does the report have?",
     "What share, in percent, rose by 12% on average?",

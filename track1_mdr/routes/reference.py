@@ -11,6 +11,7 @@ from track1_mdr.config import ReferenceConfig
 from track1_mdr.datasets.tables import Candidates, Passages, Queries, Scored
 from track1_mdr.routes.base import Environment
 
+_ANSWER_FORMAT = re.compile(r"\[[^\]]*\]")  # "answer as a list like ['Page 2', 'Page 4']" names no page
 _ORDINALS = {
     word: number
     for number, words in enumerate(
@@ -46,6 +47,7 @@ def named_pages(question: str, pages: int) -> list[int]:
     >>> named_pages("What is on slide 4?", 10), named_pages("Compare pages 2 and 5 to the cover page", 10)
     ([3], [0, 1, 4])
     """
+    question = _ANSWER_FORMAT.sub(" ", question)
     numbers: set[int] = set()
     for match in _PAGE.finditer(question):
         numbers |= set(_expand(match.group(1)))
@@ -72,7 +74,7 @@ def named_captions(question: str) -> list[tuple[str, str]]:
     [('figure', '3'), ('figure', '4'), ('table', '2')]
     """
     found: dict[tuple[str, str], None] = {}
-    for match in _CAPTION.finditer(question):
+    for match in _CAPTION.finditer(_ANSWER_FORMAT.sub(" ", question)):
         kind = match.group(1).lower()
         for number in re.findall(_LABEL, match.group(2)):
             if not number[0].islower():  # letters name a table only as capitals: not the "a" of "table a person"
