@@ -18,7 +18,7 @@ from rich.table import Table
 from common.config import load_config
 from common.experiment import Experiment
 from track1_mdr.app import make_environment
-from track1_mdr.config import CONFIG_FOLDER, RrfConfig, RunConfig, TaskConfig, ZScoreConfig, score_scales
+from track1_mdr.config import CONFIG_FOLDER, RrfConfig, RunConfig, TaskConfig, ZScoreConfig, coverages
 from track1_mdr.datasets.mmdocir import load_mmdocir
 from track1_mdr.datasets.tables import Scored, TaskTables
 from track1_mdr.fusion.learned import LearnedFusion
@@ -44,16 +44,29 @@ def image_only(root: Path, config: RunConfig, environment: Environment) -> set[s
 def add_fusions(ranking: TaskRanking, config: TaskConfig, seed: int) -> None:
     """Add every other fusion of the same scores, with and without the reranker, trained ones out of fold."""
     tables = ranking.tables
-    scales = score_scales(config)
-    sparse = [name for name, scale in scales.items() if scale == "sparse"]
+    coverage = coverages(config)
+    sparse = [name for name, kind in coverage.items() if kind == "sparse"]
     routes = {name: ranking.scores[name] for name in config.routes if name in ranking.scores}
     dense = [name for name in routes if name not in sparse]
     ranking.rankings["RRF, k 10"] = reciprocal_rank_fusion(routes, RrfConfig(type="rrf", k=10, weights={}))
     equal = ZScoreConfig(type="zscore", weights=dict.fromkeys(dense, 1.0), bonus=dict.fromkeys(sparse, 3.0))
     ranking.rankings["z-scores, equal weights"] = zscore_fusion(routes, equal)
     for name, scores in (("learned, no reranker", routes), ("learned, all", ranking.scores)):
-        fitted = LearnedFusion.fit(scores, tables, scales=scales, folds=FOLDS, seed=seed, provenance={})
+        fitted = LearnedFusion.fit(scores, tables, coverage=coverage, folds=FOLDS, seed=seed, provenance={})
         ranking.rankings[f"{name} (out of fold)"] = fitted.fuse(scores, tables.queries, tables.passages)
+
+
+def fold_spread(ranking: TaskRanking, config: TaskConfig, seeds: Sequence[int]) -> str:
+    """Return the learned fusion's out-of-fold mean recall over several assignments of documents to folds."""
+    gold = ranking.tables.gold_rows()
+    means: list[float] = []
+    for seed in seeds:
+        fitted = LearnedFusion.fit(
+            ranking.scores, ranking.tables, coverage=coverages(config), folds=FOLDS, seed=seed, provenance={}
+        )
+        results = fitted.fuse(ranking.scores, ranking.tables.queries, ranking.tables.passages)
+        means.append(100 * float(question_recall(results, gold).mean()))
+    return f"learned, all, over {len(means)} assignments to folds: {np.mean(means):.2f}, sd {np.std(means):.2f}"
 
 
 def clustered_error(values: np.ndarray, documents: Sequence[str]) -> float:
@@ -137,6 +150,7 @@ def main() -> None:
     console.print(stage_rows(ranking, pictures))
     learned = "learned, all (out of fold)"
     console.print(domain_rows(ranking, [*(n for n in ("bm25", "dense", "colbert") if n in ranking.scores), learned]))
+    console.print(fold_spread(ranking, section, range(5)))
     console.print(time_rows(record))
     if environment.faults.faults:
         console.print(f"{len(environment.faults)} faults:\n{environment.faults.summary()}")

@@ -11,7 +11,7 @@ from common.config import load_config
 from common.errors import ConfigError, DataError
 from common.experiment import Experiment, cores
 from common.faults import FaultLog
-from track1_mdr.config import CONFIG_FOLDER, RunConfig, TasksConfig, score_scales
+from track1_mdr.config import CONFIG_FOLDER, RunConfig, TasksConfig, coverages
 from track1_mdr.pipeline import RunResult, TaskRanking, load_tasks, rank_task, run
 from track1_mdr.routes.base import Environment
 
@@ -156,7 +156,7 @@ def fit_fusion(
             fusion = LearnedFusion.fit(
                 ranking.scores,
                 tables,
-                scales=score_scales(section),
+                coverage=coverages(section),
                 folds=folds,
                 seed=config.seed,
                 provenance={"configuration": config.name, "task": task, "note": note},

@@ -11,9 +11,8 @@ from common.config import Config
 
 CONFIG_FOLDER = Path(__file__).parent / "configs"
 Scalar = int | float | str | bool
-ScoreScale = Literal["absolute", "relative", "sparse"]
-"""What a route's scores mean: the same on every collection (a cosine, a probability); comparable inside one
-query only (BM25, whose size grows with the collection); or a remark on a few candidates (a named page)."""
+Coverage = Literal["dense", "sparse"]
+"""Dense: a route scores nearly every candidate. Sparse: a remark on a few of them, as on a named page."""
 
 
 class OcrConfig(Config):
@@ -49,11 +48,11 @@ class BaseRouteConfig(Config):
     """What all routes' configurations have in common.
 
     `embeds`: the route encodes passages into the embedding store, so that `--shard i/n` makes sense for it.
-    `scale`: what the learned fusion may make of its scores (see `ScoreScale`).
+    `coverage`: of a sparse route the learned fusion takes the raw score, since a z-score over a few means nothing.
     """
 
     embeds: ClassVar[bool] = False
-    scale: ClassVar[ScoreScale] = "relative"
+    coverage: ClassVar[Coverage] = "dense"
 
 
 class Bm25Config(BaseRouteConfig):
@@ -76,7 +75,7 @@ class Bm25Config(BaseRouteConfig):
 class ReferenceConfig(BaseRouteConfig):
     """The question names a page or slide (`page`), or a figure, table or section (`caption`)."""
 
-    scale: ClassVar[ScoreScale] = "sparse"
+    coverage: ClassVar[Coverage] = "sparse"
     type: Literal["reference"]
     kind: Literal["page", "caption"] = "page"
 
@@ -96,7 +95,6 @@ class DenseTextConfig(TextModelConfig, BaseRouteConfig):
     """Single-vector text retrieval; chunk to page by maximum."""
 
     embeds: ClassVar[bool] = True
-    scale: ClassVar[ScoreScale] = "absolute"
     type: Literal["dense_text"]
     precision: Literal["float32", "bfloat16", "int8"] = Field(
         "float32", description="on a CPU int8 is fastest (exported to ONNX once); bfloat16 is for torch"
@@ -110,7 +108,6 @@ class ColbertConfig(TextModelConfig, BaseRouteConfig):
     """Late interaction over text: mean over query tokens of the best passage token (MaxSim)."""
 
     embeds: ClassVar[bool] = True
-    scale: ClassVar[ScoreScale] = "absolute"
     type: Literal["colbert"]
     words: int = Field(150, ge=1)
     stride: int = Field(110, ge=1)
@@ -133,7 +130,6 @@ class ImageConfig(BaseRouteConfig):
     """CLIP-like image encoder: text to page image, query image to screenshot and its sub-figures."""
 
     embeds: ClassVar[bool] = True
-    scale: ClassVar[ScoreScale] = "absolute"
     type: Literal["image"]
     model: str = Field(description="open_clip architecture, hub name (hf-hub:...) or local folder")
     pretrained: str | None = Field(None, description="open_clip weights tag or a local file; none = random weights")
@@ -147,7 +143,6 @@ class PageImageConfig(BaseRouteConfig):
     """Page images by a vision-language model: late interaction (ColPali, ColQwen2), or one vector (GME)."""
 
     embeds: ClassVar[bool] = True
-    scale: ClassVar[ScoreScale] = "absolute"
     type: Literal["page_image_late_interaction"]
     model: str = Field(description="hub name in transformers' format (ColQwen2: with -hf), or a local folder")
     batch_size: int = Field(4, ge=1)
@@ -188,7 +183,7 @@ class PageImageConfig(BaseRouteConfig):
 class SubfigureConfig(BaseRouteConfig):
     """Query image against figures cut out of screenshots, verified by matched keypoints (RANSAC)."""
 
-    scale: ClassVar[ScoreScale] = "sparse"
+    coverage: ClassVar[Coverage] = "sparse"
     type: Literal["subfigure"]
     max_figures: int = Field(10, ge=1, description="figures per screenshot")
     min_inliers: int = Field(12, ge=4)
@@ -309,10 +304,10 @@ class TaskConfig(Config):
     final: FusionConfig | None = None
 
 
-def score_scales(task: TaskConfig) -> dict[str, ScoreScale]:
-    """Return what the scores of each route and reranker of a task mean; rerankers give probabilities."""
-    routes: dict[str, ScoreScale] = {name: route.scale for name, route in task.routes.items() if route is not None}
-    rerankers: dict[str, ScoreScale] = {name: "absolute" for name, item in task.rerank.items() if item is not None}
+def coverages(task: TaskConfig) -> dict[str, Coverage]:
+    """Return the coverage of each route and reranker of a task; a reranker's head counts as dense."""
+    routes: dict[str, Coverage] = {name: route.coverage for name, route in task.routes.items() if route is not None}
+    rerankers: dict[str, Coverage] = {name: "dense" for name, item in task.rerank.items() if item is not None}
     return routes | rerankers
 
 

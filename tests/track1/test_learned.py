@@ -10,7 +10,7 @@ import pytest
 
 from common.errors import ConfigError, DataError
 from tests.track1.text_tables import make_passages, make_queries
-from track1_mdr.config import LearnedConfig, ScoreScale
+from track1_mdr.config import Coverage, LearnedConfig
 from track1_mdr.datasets.tables import Candidates, Scored, TaskTables
 from track1_mdr.fusion.combine import fuse
 from track1_mdr.fusion.features import FeatureBuilder
@@ -19,7 +19,7 @@ from track1_mdr.fusion.pool import Pool
 from track1_mdr.stages import question_recall
 
 DOCUMENTS, PAGES, QUESTIONS, FOLDS = 40, 12, 4, 4
-SCALES: dict[str, ScoreScale] = {"one": "absolute", "two": "relative", "useless": "relative", "ref": "sparse"}
+COVERAGE: dict[str, Coverage] = {"one": "dense", "two": "dense", "useless": "dense", "ref": "sparse"}
 Planted = tuple[TaskTables, dict[str, list[Scored]]]
 
 
@@ -45,7 +45,9 @@ def planted(seed: int = 0, gold_of: Callable[[np.random.Generator, int], int] | 
 
 def fit(data: Planted, seed: int = 7, folds: int = FOLDS) -> LearnedFusion:
     tables, scores = data
-    return LearnedFusion.fit(scores, tables, scales=SCALES, folds=folds, seed=seed, provenance={"configuration": "x"})
+    return LearnedFusion.fit(
+        scores, tables, coverage=COVERAGE, folds=folds, seed=seed, provenance={"configuration": "x"}
+    )
 
 
 def predict(fusion: LearnedFusion, data: Planted) -> list[Scored]:
@@ -135,7 +137,7 @@ def rename(data: Planted, name: Callable[[str], str]) -> Planted:
 def test_documents_never_seen_are_scored_by_the_mean_of_all_models(data: Planted, fusion: LearnedFusion) -> None:
     unseen = rename(data, lambda name: f"new {name}")
     tables, scores = unseen
-    builder = FeatureBuilder.of(tables.queries, tables.passages, SCALES)
+    builder = FeatureBuilder.of(tables.queries, tables.passages, COVERAGE)
     results = predict(fusion, unseen)
     for query in range(0, len(results), 17):
         features = builder.build(Pool.of(scores, query), query)
@@ -146,7 +148,7 @@ def test_documents_never_seen_are_scored_by_the_mean_of_all_models(data: Planted
 
 def test_documents_seen_are_scored_by_the_one_model_that_held_them_out(data: Planted, fusion: LearnedFusion) -> None:
     tables, scores = data
-    builder = FeatureBuilder.of(tables.queries, tables.passages, SCALES)
+    builder = FeatureBuilder.of(tables.queries, tables.passages, COVERAGE)
     results = predict(fusion, data)
     for query in range(0, len(results), 13):
         booster = fusion.boosters[fusion.held_out[document_key(tables.queries.table["doc_name"][query])]]
@@ -212,7 +214,7 @@ def test_what_is_saved_is_text_and_names_no_document(fusion: LearnedFusion, tmp_
     assert set(files) == {"fusion.json", *(f"fold{i}.txt" for i in range(FOLDS))}
     assert not any(b"doc0" in body for body in files.values())
     record = json.loads(files["fusion.json"])
-    assert list(record["routes"].items()) == list(SCALES.items())
+    assert list(record["routes"].items()) == list(COVERAGE.items())
     assert record["provenance"]["configuration"] == "x"
     assert len(record["held_out"]) == DOCUMENTS
 

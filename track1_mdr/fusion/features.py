@@ -1,6 +1,7 @@
 """What the learned fusion sees of a (question, passage) pair: scores, ranks, neighbours, question and page.
 
-Nothing here names a document or a question: only quantities that mean the same on documents never seen.
+Nothing here names a document or a question. Raw BM25 scores grow with the collection; they stay because the
+fusion keeps its gain when a held-out fold is scored as a collection of its own (README, "Results").
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from track1_mdr.config import ScoreScale
+from track1_mdr.config import Coverage
 from track1_mdr.datasets.tables import Passages, Queries
 from track1_mdr.fusion.pool import Pool, ranks, zscores
 from track1_mdr.fusion.simple import fill_lowest
@@ -29,48 +30,42 @@ PAGE_FEATURES = ("page_words", "page_digits", "page_captions", "page_position")
 class FeatureBuilder:
     """Builds the feature matrix of one query's pool.
 
-    `scales` says for each route what its scores mean. Of a sparse route the raw score is the feature, 0 where
-    missing. Of the others z-score and rank are, with the raw score where it is absolute, and its share of the
-    query's best where it is relative: the raw one would be of another size on another collection.
+    `sparse` routes speak about a few candidates only: their raw score is the feature, 0 where missing.
     """
 
-    scales: Mapping[str, ScoreScale]
+    sparse: frozenset[str]
     queries: np.ndarray
     pages: np.ndarray
 
     @classmethod
-    def of(cls, queries: Queries, passages: Passages, scales: Mapping[str, ScoreScale]) -> FeatureBuilder:
+    def of(cls, queries: Queries, passages: Passages, coverage: Mapping[str, Coverage]) -> FeatureBuilder:
         """Precompute what depends on the question alone and on the passage alone."""
-        return cls(dict(scales), _query_features(queries), _page_features(passages))
-
-    def _of(self, routes: Sequence[str], *scales: ScoreScale) -> list[int]:
-        return [place for place, route in enumerate(routes) if self.scales[route] in scales]
+        sparse = frozenset(route for route, kind in coverage.items() if kind == "sparse")
+        return cls(sparse, _query_features(queries), _page_features(passages))
 
     def names(self, routes: Sequence[str]) -> list[str]:
         """Return the names of the columns that `build` gives for these routes."""
-        dense = [routes[i] for i in self._of(routes, "absolute", "relative")]
-        names = [f"{routes[i]}.raw" for i in self._of(routes, "absolute")]
-        names += [f"{routes[i]}.share" for i in self._of(routes, "relative")]
-        names += [f"{route}.{kind}" for kind in ("z", "rank", "gap") for route in dense]
-        names += [routes[i] for i in self._of(routes, "sparse")]
+        dense = [route for route in routes if route not in self.sparse]
+        names = [f"{route}.{kind}" for kind in ("raw", "z", "rank", "gap") for route in dense]
+        names += [route for route in routes if route in self.sparse]
         return [*names, "fused", "fused_rank", "fused_before", "fused_after", *QUERY_FEATURES, *PAGE_FEATURES]
 
     def build(self, pool: Pool, query: int) -> np.ndarray:
         """Return float64 [K, F] for the candidates of `pool`; NaN where a route has no score."""
-        values = pool.values[:, self._of(pool.routes, "absolute", "relative")]
+        dense = [i for i, route in enumerate(pool.routes) if route not in self.sparse]
+        sparse = [i for i, route in enumerate(pool.routes) if route in self.sparse]
+        values = pool.values[:, dense]
         standard = zscores(values)
-        best = np.nanmax(standard, axis=0, initial=-np.inf, where=~np.isnan(standard))
-        named = np.nan_to_num(pool.values[:, self._of(pool.routes, "sparse")], nan=0.0)
+        named = np.nan_to_num(pool.values[:, sparse], nan=0.0)
         fused = fill_lowest(standard).mean(axis=1) + named.sum(axis=1)
         before, after = _neighbours(pool.rows, fused)
         own = np.broadcast_to([*self.queries[query], np.log1p(len(pool.rows))], (len(pool.rows), len(QUERY_FEATURES)))
         return np.column_stack(
             [
-                pool.values[:, self._of(pool.routes, "absolute")],
-                _share_of_best(pool.values[:, self._of(pool.routes, "relative")]),
+                values,
                 standard,
                 np.log(ranks(values)),
-                standard - best,
+                values - np.nanmax(values, axis=0, initial=-np.inf, where=~np.isnan(values)),
                 named,
                 fused,
                 np.log(ranks(fused[:, None]))[:, 0],
@@ -90,19 +85,13 @@ class FeatureBuilder:
         signs: list[int] = []
         for name in self.names(routes):
             kind = name.rpartition(".")[2]
-            if kind in ("raw", "share", "z", "gap") or self.scales.get(name) == "sparse" or name == "fused":
+            if kind in ("raw", "z", "gap") or name in self.sparse or name == "fused":
                 signs.append(1)
             elif kind == "rank" or name == "fused_rank":
                 signs.append(-1)
             else:
                 signs.append(0)
         return signs
-
-
-def _share_of_best(values: np.ndarray) -> np.ndarray:
-    """Divide each column of [K, R] by its best value; 0 where the best is not positive, NaN where missing."""
-    best = np.nanmax(values, axis=0, initial=0.0, where=~np.isnan(values))
-    return np.where(np.isnan(values) | (best > 0), values / np.where(best > 0, best, 1.0), 0.0)
 
 
 def _neighbours(rows: np.ndarray, fused: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

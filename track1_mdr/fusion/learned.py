@@ -21,7 +21,7 @@ import numpy as np
 from common.atomic import atomic_folder
 from common.errors import ConfigError, DataError
 from common.hashing import digest
-from track1_mdr.config import ScoreScale
+from track1_mdr.config import Coverage
 from track1_mdr.datasets.tables import Passages, Queries, Scored, TaskTables
 from track1_mdr.fusion.features import FeatureBuilder
 from track1_mdr.fusion.pool import Pool, RouteScores
@@ -87,7 +87,7 @@ class LearnedFusion:
     ----------
     boosters
         One LightGBM model per fold.
-    scales
+    coverage
         The routes it was fitted on, in order, and what the scores of each mean.
     held_out
         `document_key` -> the fold whose model has not seen the document.
@@ -96,7 +96,7 @@ class LearnedFusion:
     """
 
     boosters: tuple[lgb.Booster, ...]
-    scales: Mapping[str, ScoreScale]
+    coverage: Mapping[str, Coverage]
     held_out: Mapping[str, int]
     provenance: Mapping[str, Any]
 
@@ -106,7 +106,7 @@ class LearnedFusion:
         scores: RouteScores,
         tables: TaskTables,
         *,
-        scales: Mapping[str, ScoreScale],
+        coverage: Mapping[str, Coverage],
         folds: int,
         seed: int,
         provenance: Mapping[str, Any],
@@ -122,7 +122,7 @@ class LearnedFusion:
         known = {query: rows for query, rows in enumerate(gold) if rows is not None}
         documents = tables.queries.table["doc_name"].to_list()
         fold_of = assign_folds([documents[query] for query in known], folds, seed)
-        builder = FeatureBuilder.of(tables.queries, tables.passages, scales)
+        builder = FeatureBuilder.of(tables.queries, tables.passages, coverage)
         parts: list[tuple[int, np.ndarray, np.ndarray]] = []
         for query, rows in known.items():
             pool = Pool.of(scores, query)
@@ -135,7 +135,7 @@ class LearnedFusion:
         facts = {"questions": len(known), "documents": len(fold_of), "folds": folds, "seed": seed, "rounds": ROUNDS}
         return cls(
             boosters,
-            {route: scales[route] for route in scores},
+            {route: coverage[route] for route in scores},
             held_out,
             {**facts, "parameters": PARAMETERS, **provenance},
         )
@@ -143,10 +143,10 @@ class LearnedFusion:
     def check_routes(self, routes: Iterable[str]) -> None:
         """Raise `ConfigError` unless these are the routes of the fit, in order."""
         given = tuple(routes)
-        if given != tuple(self.scales):
+        if given != tuple(self.coverage):
             raise ConfigError(
                 "the learned fusion was fitted on other routes",
-                expected=", ".join(self.scales),
+                expected=", ".join(self.coverage),
                 got=", ".join(given),
                 todo="fit it again for these routes: python -m track1_mdr fit --help; or use fusion type zscore",
             )
@@ -160,7 +160,7 @@ class LearnedFusion:
             The routes differ from those of the fit: its features would mean something else.
         """
         self.check_routes(scores)
-        builder = FeatureBuilder.of(queries, passages, self.scales)
+        builder = FeatureBuilder.of(queries, passages, self.coverage)
         results: list[Scored] = []
         for query, document in enumerate(queries.table["doc_name"]):
             pool = Pool.of(scores, query)
@@ -185,7 +185,7 @@ class LearnedFusion:
         """Write `fusion.json` and one LightGBM text model per fold: all readable, nothing pickled."""
         texts = [booster.model_to_string() for booster in self.boosters]
         record = {
-            "routes": dict(self.scales),
+            "routes": dict(self.coverage),
             "features": self.boosters[0].feature_name(),
             "importance": {name: round(share, 4) for name, share in list(self.importance().items())[:15]},
             "provenance": self.provenance,
@@ -209,7 +209,7 @@ class LearnedFusion:
             if not texts or not all(0 <= fold < len(texts) for fold in held_out.values()):
                 raise ValueError(f"held_out names other folds than the {len(texts)} that are there")
             boosters = tuple(lgb.Booster(model_str=text) for text in texts)
-            return cls(boosters, _read_scales(record["routes"]), held_out, record["provenance"])
+            return cls(boosters, _read_coverage(record["routes"]), held_out, record["provenance"])
         except (OSError, ValueError, KeyError, TypeError, AttributeError, lgb.basic.LightGBMError) as error:
             raise DataError(
                 "the fitted fusion cannot be read",
@@ -220,12 +220,12 @@ class LearnedFusion:
             ) from error
 
 
-def _read_scales(routes: Mapping[str, str]) -> dict[str, ScoreScale]:
-    known = get_args(ScoreScale)
+def _read_coverage(routes: Mapping[str, str]) -> dict[str, Coverage]:
+    known = get_args(Coverage)
     wrong = [scale for scale in routes.values() if scale not in known]
     if wrong:
         raise ValueError(f"a route's scale is {wrong[0]!r}, not one of {', '.join(known)}")
-    return {route: cast("ScoreScale", scale) for route, scale in routes.items()}
+    return {route: cast("Coverage", scale) for route, scale in routes.items()}
 
 
 def _checksum(text: str) -> str:
