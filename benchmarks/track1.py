@@ -41,6 +41,11 @@ def image_only(root: Path, config: RunConfig, environment: Environment) -> set[s
     return {name for name, pages in empty.items() if np.mean(pages) > 0.9}
 
 
+def fold_count(tables: TaskTables) -> int:
+    """Return the folds to use: 8, or one a document where there are fewer."""
+    return min(FOLDS, tables.queries.table["doc_name"].n_unique())
+
+
 def add_fusions(ranking: TaskRanking, config: TaskConfig, seed: int) -> None:
     """Add every other fusion of the same scores, with and without the reranker, trained ones out of fold."""
     tables = ranking.tables
@@ -52,7 +57,9 @@ def add_fusions(ranking: TaskRanking, config: TaskConfig, seed: int) -> None:
     equal = ZScoreConfig(type="zscore", weights=dict.fromkeys(dense, 1.0), bonus=dict.fromkeys(sparse, 3.0))
     ranking.rankings["z-scores, equal weights"] = zscore_fusion(routes, equal)
     for name, scores in (("learned, no reranker", routes), ("learned, all", ranking.scores)):
-        fitted = LearnedFusion.fit(scores, tables, coverage=coverage, folds=FOLDS, seed=seed, provenance={})
+        fitted = LearnedFusion.fit(
+            scores, tables, coverage=coverage, folds=fold_count(tables), seed=seed, provenance={}
+        )
         ranking.rankings[f"{name} (out of fold)"] = fitted.fuse(scores, tables.queries, tables.passages)
 
 
@@ -62,7 +69,12 @@ def fold_spread(ranking: TaskRanking, config: TaskConfig, seeds: Sequence[int]) 
     means: list[float] = []
     for seed in seeds:
         fitted = LearnedFusion.fit(
-            ranking.scores, ranking.tables, coverage=coverages(config), folds=FOLDS, seed=seed, provenance={}
+            ranking.scores,
+            ranking.tables,
+            coverage=coverages(config),
+            folds=fold_count(ranking.tables),
+            seed=seed,
+            provenance={},
         )
         results = fitted.fuse(ranking.scores, ranking.tables.queries, ranking.tables.passages)
         means.append(100 * float(question_recall(results, gold).mean()))
