@@ -116,7 +116,7 @@ def test_run_prints_where_things_are_the_score_and_the_next_command(home: Path, 
         assert part in result.output
     (line,) = (home / "runs" / "log.jsonl").read_text().splitlines()
     assert json.loads(line)["status"] == "finished" and json.loads(line)["seed"] == 11
-    (said,) = re.findall(r"next: +python -m track1_mdr (.*)", result.output)
+    (said,) = re.findall(r"next: +\S+ -m track1_mdr (.*)", result.output)
     follow = call(*said.split())
     assert follow.exit_code == 0, follow.output
 

@@ -262,7 +262,7 @@ FIVE: Plain = {
 
 def features(routes: Plain, question: str = "How many boats are in table 3?") -> dict[str, list[float]]:
     pages = [("d", "one two 3"), ("d", ""), ("d", "Table 1: x"), ("e", "x"), ("e", "y"), ("e", "z 1 2")]
-    builder = FeatureBuilder.of(make_queries([(question, "d")]), make_passages(pages), ["ref"])
+    builder = FeatureBuilder.of(make_queries([(question, "d")]), make_passages(pages), {"ref": "sparse"})
     matrix = builder.build(Pool.of(as_scores(routes), 0), 0)
     names = builder.names(list(routes))
     assert matrix.shape[1] == len(names) == len(builder.monotone(list(routes))) == len(set(names))
@@ -293,14 +293,14 @@ def test_neighbours_are_the_pages_before_and_after_where_they_are_candidates() -
 
 def test_features_do_not_name_the_document() -> None:
     """The same scores and texts under other names give the same features."""
-    first = FeatureBuilder.of(make_queries([("q", "d")]), make_passages([("d", "x 1"), ("d", "y")]), ["ref"])
-    other = FeatureBuilder.of(make_queries([("q", "zz")]), make_passages([("zz", "x 1"), ("zz", "y")]), ["ref"])
+    first = FeatureBuilder.of(make_queries([("q", "d")]), make_passages([("d", "x 1"), ("d", "y")]), {"ref": "sparse"})
+    other = FeatureBuilder.of(make_queries([("q", "zz")]), make_passages([("zz", "x 1"), ("zz", "y")]), {"ref": "sparse"})
     pool = Pool.of(as_scores({"text": {0: 1.0, 1: 2.0}, "ref": {}}), 0)
     assert np.array_equal(first.build(pool, 0), other.build(pool, 0), equal_nan=True)
 
 
 def test_better_evidence_has_the_sign_that_never_lowers() -> None:
-    builder = FeatureBuilder.of(make_queries([("q", "d")]), make_passages([("d", "x")]), ["ref"])
+    builder = FeatureBuilder.of(make_queries([("q", "d")]), make_passages([("d", "x")]), {"ref": "sparse"})
     signs = dict(zip(builder.names(["text", "ref"]), builder.monotone(["text", "ref"]), strict=True))
     assert {signs[f"text.{kind}"] for kind in ("raw", "z", "gap")} | {signs["ref"], signs["fused"]} == {1}
     assert {signs["text.rank"], signs["fused_rank"]} == {-1}
