@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from common.errors import ConfigError, UserError
+from common.paths import shown
 
 ROOT = Path(__file__).resolve().parents[1]
 app = typer.Typer(
@@ -244,11 +245,6 @@ def compare(
 
     with reported(debug):
         _print(compare_files(first, second, data_root(data)).render())
-
-
-def shown(path: Path) -> str:
-    """Return a path as short as the reader can use it from the working directory."""
-    return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
 
 
 def _print(renderable: object) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from common.errors import ConfigError
 from tests.track1.text_tables import make_passages, make_queries
-from track1_mdr.config import FusionConfig, LearnedConfig, MeanRankConfig, RrfConfig, ZScoreConfig
+from track1_mdr.config import Coverage, FusionConfig, LearnedConfig, MeanRankConfig, RrfConfig, ZScoreConfig
 from track1_mdr.datasets.tables import Scored, top_k
 from track1_mdr.fusion.combine import blend, fuse
 from track1_mdr.fusion.features import FeatureBuilder
@@ -24,6 +24,8 @@ Plain = dict[str, dict[int, float]]
 # Few distinct values, so that ties happen; routes may be silent; rows may be missing.
 ROUTE = st.dictionaries(st.integers(0, 9), st.integers(-4, 4).map(lambda n: n / 2), max_size=8)
 ROUTES: st.SearchStrategy[Plain] = st.fixed_dictionaries({"a": ROUTE, "b": ROUTE, "c": ROUTE})
+
+SPARSE: dict[str, Coverage] = {"ref": "sparse"}
 
 
 def scored(values: Mapping[int, float]) -> Scored:
@@ -262,7 +264,7 @@ FIVE: Plain = {
 
 def features(routes: Plain, question: str = "How many boats are in table 3?") -> dict[str, list[float]]:
     pages = [("d", "one two 3"), ("d", ""), ("d", "Table 1: x"), ("e", "x"), ("e", "y"), ("e", "z 1 2")]
-    builder = FeatureBuilder.of(make_queries([(question, "d")]), make_passages(pages), {"ref": "sparse"})
+    builder = FeatureBuilder.of(make_queries([(question, "d")]), make_passages(pages), SPARSE)
     matrix = builder.build(Pool.of(as_scores(routes), 0), 0)
     names = builder.names(list(routes))
     assert matrix.shape[1] == len(names) == len(builder.monotone(list(routes))) == len(set(names))
@@ -293,14 +295,14 @@ def test_neighbours_are_the_pages_before_and_after_where_they_are_candidates() -
 
 def test_features_do_not_name_the_document() -> None:
     """The same scores and texts under other names give the same features."""
-    first = FeatureBuilder.of(make_queries([("q", "d")]), make_passages([("d", "x 1"), ("d", "y")]), {"ref": "sparse"})
-    other = FeatureBuilder.of(make_queries([("q", "zz")]), make_passages([("zz", "x 1"), ("zz", "y")]), {"ref": "sparse"})
+    first = FeatureBuilder.of(make_queries([("q", "d")]), make_passages([("d", "x 1"), ("d", "y")]), SPARSE)
+    other = FeatureBuilder.of(make_queries([("q", "zz")]), make_passages([("zz", "x 1"), ("zz", "y")]), SPARSE)
     pool = Pool.of(as_scores({"text": {0: 1.0, 1: 2.0}, "ref": {}}), 0)
     assert np.array_equal(first.build(pool, 0), other.build(pool, 0), equal_nan=True)
 
 
 def test_better_evidence_has_the_sign_that_never_lowers() -> None:
-    builder = FeatureBuilder.of(make_queries([("q", "d")]), make_passages([("d", "x")]), {"ref": "sparse"})
+    builder = FeatureBuilder.of(make_queries([("q", "d")]), make_passages([("d", "x")]), SPARSE)
     signs = dict(zip(builder.names(["text", "ref"]), builder.monotone(["text", "ref"]), strict=True))
     assert {signs[f"text.{kind}"] for kind in ("raw", "z", "gap")} | {signs["ref"], signs["fused"]} == {1}
     assert {signs["text.rank"], signs["fused_rank"]} == {-1}
