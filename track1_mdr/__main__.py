@@ -12,7 +12,6 @@ from typing import Annotated
 import typer
 
 from common.errors import ConfigError, UserError
-from common.paths import shown
 
 ROOT = Path(__file__).resolve().parents[1]
 app = typer.Typer(
@@ -37,12 +36,17 @@ def program() -> str:
     """Return how this program is called here: `python`, or the environment's own where it is not activated."""
     if os.environ.get("VIRTUAL_ENV") or sys.prefix == sys.base_prefix:
         return "python -m track1_mdr"
-    return f"{shown(Path(sys.executable))} -m track1_mdr"
+    return f"{sys.executable} -m track1_mdr"
+
+
+def typed(text: str) -> str:
+    """Return text in which commands can be typed as they stand, with paths under the working directory cut short."""
+    return text.replace("python -m track1_mdr", program()).replace(f"{Path.cwd()}{os.sep}", "")
 
 
 def say(line: str) -> None:
-    """Print one line of a command's report; commands in it can be typed as they stand."""
-    typer.echo(line.replace("python -m track1_mdr", program()))
+    """Print one line of a command's report."""
+    typer.echo(typed(line))
 
 
 @contextmanager
@@ -53,8 +57,7 @@ def reported(debug: bool) -> Iterator[None]:
     except UserError as error:
         if debug:
             raise
-        block = error.block().replace("python -m track1_mdr", program())
-        typer.secho(f"error: {block}", err=True, fg="red")
+        typer.secho(f"error: {typed(error.block())}", err=True, fg="red")
         raise typer.Exit(2) from None
     except KeyboardInterrupt:
         typer.secho("interrupted; finished work is kept, run the same command to go on", err=True)
@@ -209,7 +212,7 @@ def score(
     with reported(debug):
         root = data_root(data)
         _print(score_files(submission, root).render())
-        say(f"next: python -m track1_mdr compare {submission} OTHER.csv --data {shown(root)}")
+        say(f"next: python -m track1_mdr compare {submission} OTHER.csv --data {root}")
 
 
 @app.command()

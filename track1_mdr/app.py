@@ -10,7 +10,6 @@ from common.config import load_config
 from common.errors import ConfigError, DataError
 from common.experiment import Experiment, cores
 from common.faults import FaultLog
-from common.paths import shown
 from track1_mdr.config import CONFIG_FOLDER, RunConfig, TasksConfig, coverages
 from track1_mdr.pipeline import RunResult, TaskRanking, load_tasks, rank_task, run
 from track1_mdr.routes.base import Environment
@@ -76,13 +75,12 @@ def print_result(result: RunResult, root: Path, say: Say) -> None:
     else:
         say("no gold in the data root: no local score")
     say(result.validation.render())
-    path = shown(result.submission)
-    say(f"run record:  {shown(result.folder)}")
-    say(f"submission:  {path}")
+    say(f"run record:  {result.folder}")
+    say(f"submission:  {result.submission}")
     if result.report is not None:
         score = f"{result.report.headline:.2f} of 100"
         say(f"local score: {score}")
-    say(f"next:        python -m track1_mdr score {path} --data {shown(root)}")
+    say(f"next:        python -m track1_mdr score {result.submission} --data {root}")
 
 
 def stage_table(ranking: TaskRanking) -> object:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
@@ -89,7 +90,7 @@ class _Units(Sequence[list[int]]):
     def __len__(self) -> int:
         return len(self._arrays)
 
-    def __getitem__(self, place):  # bm25s only iterates
+    def __getitem__(self, place: Any) -> Any:
         return self._arrays[place].tolist()
 
 
