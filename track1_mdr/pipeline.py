@@ -189,6 +189,21 @@ def rank_task(
     return ranking
 
 
+def check_faults(config: RunConfig, environment: Environment, say: Say, said: int = 0) -> int:
+    """Say which items have failed, if more than `said` have, and return their number.
+
+    Raises
+    ------
+    DataError
+        More items failed than the configuration allows.
+    """
+    faults = environment.faults
+    faults.check(config.data.allow_faults, f"mend the items, or allow them with --set data.allow_faults={len(faults)}")
+    if len(faults) > said:
+        say(f"{len(faults)} items failed and are left out, as data.allow_faults permits:\n{faults.summary()}")
+    return len(faults)
+
+
 def run(
     config: RunConfig, root: Path, out: Path, environment: Environment, runs: Path, repository: Path, say: Say
 ) -> RunResult:
@@ -206,14 +221,12 @@ def run(
                 check_fusions(section)
         with record.stage("read data"):
             tables = load_tasks(config, root, environment, say)
+        said = check_faults(config, environment, say)  # before hours of encoding, not after
         tasks: dict[str, TaskRanking] = {}
         for task, table in tables.items():
             section = getattr(config.tasks, task)
             tasks[task] = rank_task(section, table, environment, record, say)
-        environment.faults.check(
-            config.data.allow_faults,
-            f"mend the items, or allow them with --set data.allow_faults={len(environment.faults)}",
-        )
+        check_faults(config, environment, say, said)
         with record.stage("submission"):
             final = {question: ids for ranking in tasks.values() for question, ids in ranking.final().items()}
             ground = read_ground(root)
