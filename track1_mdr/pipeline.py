@@ -116,6 +116,8 @@ def score_routes(
             continue
         with experiment.stage(f"{tables.task}.{name}") if experiment else nullcontext():
             route = build_route(config, environment)
+            for note in getattr(route, "notes", ()):  # what a route must tell, as: its weights are random
+                say(f"{tables.task}: route {name}: {note}")
             route.fit(tables.passages)
             scored = route.score(tables.queries, tables.candidates)
         if len(scored) != len(questions):
