@@ -234,6 +234,27 @@ def validate(
 
 
 @app.command()
+def merge(
+    first: Annotated[Path, typer.Argument(help="A submission of one task")],
+    second: Annotated[Path, typer.Argument(help="A submission of the other task")],
+    out: Annotated[Path, typer.Option("--out", help="The joined submission")],
+    data: DataOption = None,
+    debug: DebugOption = False,
+) -> None:
+    """Join two partial submissions, one a task, into one file; checked as `validate` does.
+
+    Example: python -m track1_mdr merge mmdocir.csv m2kr.csv --out submissions/both.csv --data data/sample
+    """
+    from common.submission.mdr import merge_submissions
+    from track1_mdr.gold import read_ground
+
+    with reported(debug):
+        report = merge_submissions(first, second, out, read_ground(data_root(data)).expected)
+        say(report.render())
+        say(f"next: python -m track1_mdr score {out}")
+
+
+@app.command()
 def compare(
     first: Annotated[Path, typer.Argument(help="Submission A")],
     second: Annotated[Path, typer.Argument(help="Submission B")],

@@ -37,14 +37,3 @@ def chunk_passages(texts: Sequence[str], words: int, stride: int) -> Chunks:
                 pieces.append(" ".join(window))
                 owners.append(row)
     return Chunks(pieces, np.asarray(owners, dtype=np.int64))
-
-
-def max_by_owner(scores: np.ndarray, owners: np.ndarray, rows: int) -> np.ndarray:
-    """Return the best chunk score of each passage: float32 [rows], NaN where a passage has no chunk.
-
-    `scores` is float [C], `owners` int64 [C]. NaN here means "missing"; callers drop these rows.
-    """
-    best = np.full(rows, -np.inf, dtype=np.float32)
-    np.maximum.at(best, owners, scores.astype(np.float32))
-    best[np.isneginf(best)] = np.nan
-    return best

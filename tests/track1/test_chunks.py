@@ -1,11 +1,11 @@
-"""Windows of words, and the best window of each passage."""
+"""Windows of words over passages."""
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from track1_mdr.chunks import chunk_passages, max_by_owner
+from track1_mdr.chunks import chunk_passages
 
 TEXTS = st.lists(st.lists(st.sampled_from(["a", "b", "c"]), max_size=40).map(" ".join), max_size=6)
 
@@ -42,18 +42,3 @@ def test_empty_texts_have_no_chunk() -> None:
 def test_windows_that_would_leave_words_out_are_refused(words: int, stride: int) -> None:
     with pytest.raises(ValueError, match="stride <= words"):
         chunk_passages(["a b"], words, stride)
-
-
-@settings(deadline=None)
-@given(st.lists(st.tuples(st.integers(0, 5), st.floats(-9, 9, width=32)), max_size=30))
-def test_best_score_of_each_owner_and_nan_where_there_is_none(pairs: list[tuple[int, float]]) -> None:
-    """Not the last score of a page, as `dict(zip(pages, scores))` would keep; and not 0 where it has none."""
-    owners = np.asarray([owner for owner, _ in pairs], np.int64)
-    best = max_by_owner(np.asarray([score for _, score in pairs]), owners, 6)
-    assert best.dtype == np.float32
-    for row in range(6):
-        mine = [score for owner, score in pairs if owner == row]
-        if mine:
-            assert best[row] == np.float32(max(mine))
-        else:
-            assert np.isnan(best[row])

@@ -16,12 +16,14 @@ import yaml
 from typer.testing import CliRunner, Result
 
 import track1_mdr.__main__ as cli
-from common.submission.mdr import read_submission
+from common.metrics.retrieval import task_of
+from common.submission.mdr import read_submission, write_submission
 from tests.conftest import SampleRun
 from tests.track1.pdf_files import drawn_text, image_pdf, text_pdf
 from tests.track1.tiny_root import QUESTIONS, tiny_root, write_questions
+from track1_mdr.gold import read_ground
 
-VERBS = ("doctor", "prepare", "run", "fit", "score", "validate", "compare")
+VERBS = ("doctor", "prepare", "run", "fit", "score", "validate", "merge", "compare")
 HEAVY = ("torch", "transformers", "sentence_transformers", "onnxruntime", "cv2", "faiss", "rapidocr", "lightgbm")
 LEXICAL = """
 name: tiny
@@ -177,6 +179,26 @@ def test_validate_lists_the_faults_and_exits_2(home: Path, tmp_path: Path) -> No
     refused(call("validate", tmp_path / "none.csv", "--data", tmp_path / "data"), "none.csv")
     refused(call("score", tmp_path / "none.csv", "--data", tmp_path / "data"), "none.csv")
     refused(call("compare", tmp_path / "none.csv", bad, "--data", tmp_path / "data"), "none.csv")
+
+
+def test_merge_joins_one_file_a_task_and_refuses_two_of_the_same(home: Path, tmp_path: Path, root: Path) -> None:
+    sample = root / "data" / "sample"
+    ground = read_ground(sample)
+    pool = sorted(ground.expected.m2kr_passages or ())
+    rankings: dict[str, dict[str, list[str]]] = {"m2kr": {}, "mmdocir": {}}
+    for question in ground.gold:
+        task = task_of(question)
+        assert task is not None
+        rankings[task][question] = [str(i) for i in range(5)] if task == "mmdocir" else pool[:5]
+    for task, rows in rankings.items():
+        write_submission(tmp_path / f"{task}.csv", rows, ground.expected)
+    files = tmp_path / "mmdocir.csv", tmp_path / "m2kr.csv"
+    result = call("merge", *files, "--out", tmp_path / "both.csv", "--data", sample)
+    assert result.exit_code == 0, result.output
+    assert read_submission(tmp_path / "both.csv") == read_submission(files[1]) | read_submission(files[0])
+    twice = call("merge", files[0], files[0], "--out", tmp_path / "twice.csv", "--data", sample)
+    refused(twice, "one task each")
+    assert not (tmp_path / "twice.csv").exists()
 
 
 def test_prepare_writes_the_official_tables_and_counts_faults(home: Path, tmp_path: Path) -> None:
