@@ -21,6 +21,7 @@ from track1_mdr.app import make_environment
 from track1_mdr.config import CONFIG_FOLDER, RrfConfig, RunConfig, TaskConfig, ZScoreConfig, coverages
 from track1_mdr.datasets.mmdocir import load_mmdocir
 from track1_mdr.datasets.tables import Scored, TaskTables
+from track1_mdr.evaluate import clustered_error
 from track1_mdr.fusion.learned import LearnedFusion
 from track1_mdr.fusion.simple import reciprocal_rank_fusion, zscore_fusion
 from track1_mdr.pipeline import TaskRanking, rank_task
@@ -81,14 +82,6 @@ def fold_spread(ranking: TaskRanking, config: TaskConfig, seeds: Sequence[int]) 
     return f"learned, all, over {len(means)} assignments to folds: {np.mean(means):.2f}, sd {np.std(means):.2f}"
 
 
-def clustered_error(values: np.ndarray, documents: Sequence[str]) -> float:
-    """Return the standard error of the mean with questions of one document taken together."""
-    _, cluster = np.unique(np.asarray(documents), return_inverse=True)
-    sums = np.bincount(cluster, weights=values - values.mean())
-    count = len(sums)
-    return float(np.sqrt((sums**2).sum() * count / (count - 1)) / len(values)) if count > 1 else float("nan")
-
-
 def stage_rows(ranking: TaskRanking, pictures: set[str]) -> Table:
     """Return recall of each stage, with the standard error by document, and by kind of document."""
     gold = ranking.tables.gold_rows()
@@ -103,7 +96,8 @@ def stage_rows(ranking: TaskRanking, pictures: set[str]) -> Table:
         mean = recall.mean(axis=1)
         parts = [f"{mean[chosen].mean():.1f}" if chosen.any() else "-" for chosen in (~kind, kind)]
         error = clustered_error(mean, documents)
-        table.add_row(name, *(f"{v:.1f}" for v in recall.mean(axis=0)), f"{mean.mean():.2f}", f"{error:.1f}", *parts)
+        shown = "-" if error is None else f"{error:.1f}"
+        table.add_row(name, *(f"{v:.1f}" for v in recall.mean(axis=0)), f"{mean.mean():.2f}", shown, *parts)
     return table
 
 

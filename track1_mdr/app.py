@@ -11,7 +11,7 @@ from common.errors import ConfigError, DataError
 from common.experiment import Experiment, cores
 from common.faults import FaultLog
 from track1_mdr.config import CONFIG_FOLDER, RunConfig, TasksConfig, coverages
-from track1_mdr.pipeline import RunResult, TaskRanking, load_tasks, rank_task, run
+from track1_mdr.pipeline import RunResult, TaskRanking, check_faults, load_tasks, rank_task, run
 from track1_mdr.routes.base import Environment
 
 Say = Callable[[str], None]
@@ -113,7 +113,7 @@ def encode_shard(
                 continue
             build_route(route, environment).fit(tables.passages)
             say(f"{task}: route {route_name}: shard {shard[0]}/{shard[1]} is in {cache}")
-    environment.faults.check(config.data.allow_faults, "mend the items, or allow them with --set data.allow_faults=N")
+    check_faults(config, environment, say)
     say("next: run the other shards, then the same command without --shard")
 
 
@@ -146,10 +146,11 @@ def fit_fusion(
         with record.stage("read data"):
             alone = config.model_copy(update={"tasks": TasksConfig.model_validate({task: section.model_dump()})})
             tables = next(iter(load_tasks(alone, root, environment, say).values()))
+        said = check_faults(config, environment, say)
         if not tables.qrels:
             raise DataError(f"no gold for {task}", where=root / task, todo="fit on data with a gold.csv")
         ranking = rank_task(section, tables, environment, record, say)
-        environment.faults.check(config.data.allow_faults, "mend the items, or allow them")
+        check_faults(config, environment, say, said)
         with record.stage("fit"):
             fusion = LearnedFusion.fit(
                 ranking.scores,

@@ -192,7 +192,11 @@ def evaluate(
         documents = [known[i]["doc_name"] for i in ids]
         macro = {m: float(np.mean([f.recall[m] for f in by_domain.values()])) for m in _METRICS} if by_domain else None
         tasks[task] = TaskScore(
-            Figures.of(recall, ceiling), macro, _clustered_error(recall, documents), by_domain, by_evidence
+            Figures.of(recall, ceiling),
+            macro,
+            clustered_error(100.0 * recall.mean(axis=1), documents),
+            by_domain,
+            by_evidence,
         )
     said = list(notes)
     if len(tasks) == 1:
@@ -222,13 +226,15 @@ def _groups(recall: np.ndarray, ceiling: np.ndarray, labels: Sequence[Sequence[s
     return {name: Figures.of(recall[rows], ceiling[rows]) for name, rows in order}
 
 
-def _clustered_error(recall: np.ndarray, documents: Sequence[str]) -> float | None:
-    """Return the cluster-robust standard error of the mean: residuals are summed within documents first."""
+def clustered_error(values: np.ndarray, documents: Sequence[str]) -> float | None:
+    """Return the cluster-robust standard error of the mean of float [Q]; None for a single document.
+
+    Residuals are summed within documents first, since the questions of one document are not independent.
+    """
     _, cluster = np.unique(np.asarray(documents), return_inverse=True)
     count = int(cluster.max()) + 1
     if count < 2:
         return None
-    values = 100.0 * recall.mean(axis=1)
     sums = np.bincount(cluster, weights=values - values.mean(), minlength=count)
     return float(np.sqrt((sums**2).sum() * count / (count - 1)) / len(values))
 

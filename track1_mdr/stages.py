@@ -7,10 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from common.metrics.retrieval import KS, recall_at
 from track1_mdr.datasets.tables import Scored, top_k
 from track1_mdr.pipeline import TaskRanking
-
-KS = (1, 3, 5)
 
 
 @dataclass(frozen=True)
@@ -29,12 +28,9 @@ class StageScore:
 
 def question_recall(results: Sequence[Scored], gold: Sequence[np.ndarray | None]) -> np.ndarray:
     """Return float64 [questions with gold, 3]: Recall@1,3,5 of what a stage itself ranked, no filling up."""
-    rows: list[list[float]] = []
-    for scored, pages in zip(results, gold, strict=True):
-        if pages is not None:
-            best = top_k(scored, max(KS)).rows
-            rows.append([len(np.intersect1d(best[:k], pages)) / len(pages) for k in KS])
-    return np.asarray(rows, dtype=np.float64).reshape(-1, len(KS))
+    known = [(scored, pages) for scored, pages in zip(results, gold, strict=True) if pages is not None]
+    rankings = [top_k(scored, max(KS)).rows.tolist() for scored, _ in known]
+    return recall_at(rankings, [pages.tolist() for _, pages in known])
 
 
 def stage_scores(ranking: TaskRanking) -> list[StageScore]:

@@ -126,6 +126,8 @@ class LearnedFusion:
         parts: list[tuple[int, np.ndarray, np.ndarray]] = []
         for query, rows in known.items():
             pool = Pool.of(scores, query)
+            if not len(pool.rows):  # no route says anything: there is nothing to order
+                continue
             parts.append((fold_of[documents[query]], builder.build(pool, query), np.isin(pool.rows, rows)))
         names, monotone = builder.names(list(scores)), builder.monotone(list(scores))
         boosters = tuple(
