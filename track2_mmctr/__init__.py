@@ -1,0 +1,1 @@
+"""Track 2, multimodal CTR prediction: datasets → item embeddings → batches → ranker → submission."""

@@ -1,0 +1,1 @@
+"""Readers: files of the challenge's layout to checked, packed tables."""

@@ -1,0 +1,112 @@
+"""Item and side features as modules: one table, looked up once for each different item of a batch."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from common.errors import ConfigError
+from track2_mmctr.batches import Batch
+from track2_mmctr.config import FeatureConfig
+from track2_mmctr.datasets.tables import LEVELS, ItemTable
+
+
+class Embedding(nn.Embedding):
+    """An embedding table in FuxiCTR's initialisation: N(0, 1e-4), row 0 zeros and never trained."""
+
+    def __init__(self, rows: int, dim: int) -> None:
+        super().__init__(rows, dim, padding_idx=0)
+        nn.init.normal_(self.weight, std=1e-4)
+        with torch.no_grad():
+            self.weight[0].zero_()
+
+
+class ItemEncoder(nn.Module):
+    """The vector of an item: id [d] ‖ mean of its tags [d] ‖ frozen embedding [E] ‖ likes, views levels [2d].
+
+    Which parts there are is told by `FeatureConfig`; `dim` is their sum. The item table is kept in buffers that
+    are not part of a checkpoint: it is data, and a checkpoint names the data it belongs to.
+
+    Raises
+    ------
+    ConfigError
+        All parts are switched off, or `embedding` is asked for and the data has none.
+    """
+
+    def __init__(self, config: FeatureConfig, items: ItemTable) -> None:
+        super().__init__()
+        self.config, d = config, config.dim
+        self.ids = Embedding(len(items), d) if config.ids else None
+        self.tags = Embedding(items.tag_vocabulary, d) if config.tags else None
+        self.likes = Embedding(LEVELS, d) if config.item_levels or config.target_levels else None
+        self.views = Embedding(LEVELS, d) if config.item_levels or config.target_levels else None
+        self.register_buffer("item_tags", torch.from_numpy(items.tags.astype(np.int64)), persistent=False)
+        levels = torch.from_numpy(np.stack([items.likes, items.views], axis=1).astype(np.int64))
+        self.register_buffer("item_levels", levels, persistent=False)
+        width = 0
+        if config.embedding != "none":
+            if items.embedding is None:
+                raise ConfigError("the item table has no embedding", where="features.embedding", got=config.embedding)
+            width = items.embedding.shape[1]
+            frozen = torch.from_numpy(np.ascontiguousarray(items.embedding, dtype=np.float32))
+            self.register_buffer("frozen", frozen, persistent=False)
+        self.projection = nn.Linear(width, width, bias=False) if width and config.project else None
+        self.embedding_dim = width
+        self.dim = (config.ids + config.tags) * d + width + 2 * d * config.item_levels
+        self.side_dim = 2 * d if config.target_levels else 0
+        self.dense_dim = 3 if config.similarity and width else 0
+        if not self.dim:
+            raise ConfigError("every item feature is switched off", where="features", todo="switch one on")
+        if config.similarity and not width:
+            raise ConfigError("features.similarity needs an item embedding", where="features.embedding")
+
+    def forward(self, items: Tensor) -> Tensor:
+        """Return the vectors of item ids [U] as float32 [U, D]."""
+        parts: list[Tensor] = []
+        if self.ids is not None:
+            parts.append(self.ids(items))
+        if self.tags is not None:
+            parts.append(self.mean_tags(items))
+        if self.embedding_dim:
+            frozen = self.frozen[items]
+            parts.append(frozen if self.projection is None else self.projection(frozen))
+        if self.config.item_levels:
+            assert self.likes is not None and self.views is not None  # noqa: S101 - made in __init__ on the same condition
+            levels = self.item_levels[items]
+            parts += [self.likes(levels[:, 0]), self.views(levels[:, 1])]
+        return torch.cat(parts, dim=1)
+
+    def mean_tags(self, items: Tensor) -> Tensor:
+        """Return the mean embedding of each item's tags, zeros for an item without tags: [U, d]."""
+        assert self.tags is not None  # noqa: S101
+        return functional.embedding_bag(self.item_tags[items], self.tags.weight, mode="mean", padding_idx=0)
+
+    def side(self, batch: Batch) -> Tensor:
+        """Return the levels of the targets, [B, 2d] ([B, 0] when `target_levels` is off)."""
+        if not self.config.target_levels:
+            return torch.zeros(len(batch), 0, device=batch.items.device)
+        assert self.likes is not None and self.views is not None  # noqa: S101
+        return torch.cat([self.likes(batch.levels[:, 0]), self.views(batch.levels[:, 1])], dim=1)
+
+    def similarity(self, batch: Batch) -> Tensor:
+        """Return cosines of the target's frozen vector with the history: with its mean, the largest, the last.
+
+        Float32 [B, 3], zeros for an empty history; [B, 0] when `similarity` is off.
+        """
+        if not self.dense_dim:
+            return torch.zeros(len(batch), 0, device=batch.items.device)
+        unit = functional.normalize(self.frozen[batch.items], dim=1)
+        target = unit[batch.target]
+        bag = functional.embedding_bag(batch.history, unit, batch.offsets[:-1], mode="mean")
+        mean = (functional.normalize(bag, dim=1) * target).sum(1)
+        each = (unit[batch.history] * target[batch.row_of]).sum(1)
+        largest, last = torch.zeros_like(mean), torch.zeros_like(mean)
+        for block in batch.blocks:
+            if block.length:
+                rows = slice(block.first_row, block.first_row + block.rows)
+                tokens = each[block.first_token : block.first_token + block.rows * block.length]
+                grid = tokens.view(block.rows, block.length)
+                largest[rows], last[rows] = grid.amax(1), grid[:, -1]
+        return torch.stack([mean, largest, last], dim=1)

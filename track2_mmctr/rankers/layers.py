@@ -1,0 +1,102 @@
+"""Layers that several rankers share. Initialisation is FuxiCTR's: Linear xavier-normal with zero bias."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from track2_mmctr.batches import Batch, Block
+
+
+def init_linear(module: nn.Module) -> None:
+    """Initialise every `nn.Linear` below `module` as FuxiCTR does: xavier-normal weights, zero biases."""
+    for layer in module.modules():
+        if type(layer) is nn.Linear:
+            nn.init.xavier_normal_(layer.weight)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+
+
+class Mlp(nn.Sequential):
+    """[Linear, BatchNorm1d, ReLU, Dropout] for each of `units`, then a Linear to `out` when it is given."""
+
+    def __init__(
+        self,
+        inputs: int,
+        units: Sequence[int],
+        *,
+        out: int | None = None,
+        dropout: float = 0.0,
+        batch_norm: bool = False,
+    ) -> None:
+        layers: list[nn.Module] = []
+        for width in units:
+            layers.append(nn.Linear(inputs, width))
+            if batch_norm:
+                layers.append(nn.BatchNorm1d(width))
+            layers.append(nn.ReLU())
+            if dropout:
+                layers.append(nn.Dropout(dropout))
+            inputs = width
+        if out is not None:
+            layers.append(nn.Linear(inputs, out))
+            inputs = out
+        super().__init__(*layers)
+        self.out_dim = inputs
+
+
+def pool(vectors: Tensor, batch: Batch, weights: Tensor | None = None, mode: str = "sum") -> Tensor:
+    """Sum (or average) each row's history vectors, [B, D], zeros for an empty history.
+
+    Parameters
+    ----------
+    vectors
+        Item vectors [U, D]: history tokens are looked up while they are summed, and never laid out.
+    weights
+        [T], one a token, for mode "sum".
+    """
+    return functional.embedding_bag(batch.history, vectors, batch.offsets[:-1], mode=mode, per_sample_weights=weights)
+
+
+def rectangle(tokens: Tensor, block: Block) -> Tensor:
+    """Return a block's part of [T, ...] as [rows, length, ...], without a copy."""
+    part = tokens[block.first_token : block.first_token + block.rows * block.length]
+    return part.view(block.rows, block.length, *tokens.shape[1:])
+
+
+def token_softmax(scores: Tensor, batch: Batch) -> Tensor:
+    """Softmax of token scores [T, ...] over each row's own history, [T, ...]."""
+    parts = [rectangle(scores, block).softmax(1).flatten(0, 1) for block in batch.blocks if block.length]
+    return torch.cat(parts) if parts else scores
+
+
+class TargetAttention(nn.Module):
+    """Multi-head target attention over a history without padding (FuxiCTR's MultiHeadTargetAttention).
+
+    softmax(W_q t · W_k h / sqrt(head size)) over each row's history, heads joined by W_o; no biases. A row
+    without history gets zeros. Keys and values are computed once for each different item of the batch.
+    """
+
+    def __init__(self, inputs: int, attention_dim: int, heads: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        if attention_dim % heads:
+            raise ValueError(f"attention_dim {attention_dim} is not a multiple of {heads} heads")
+        self.heads, self.head_dim = heads, attention_dim // heads
+        self.query = nn.Linear(inputs, attention_dim, bias=False)
+        self.key = nn.Linear(inputs, attention_dim, bias=False)
+        self.value = nn.Linear(inputs, attention_dim, bias=False)
+        self.output = nn.Linear(attention_dim, inputs, bias=False)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, target: Tensor, vectors: Tensor, batch: Batch) -> Tensor:
+        """Return [B, inputs] of targets [B, inputs] and item vectors [U, inputs]."""
+        shape = (-1, self.heads, self.head_dim)
+        query = self.query(target).view(shape)[batch.row_of]
+        scores = (query * self.key(vectors).view(shape)[batch.history]).sum(-1) / self.head_dim**0.5
+        weights = self.dropout(token_softmax(scores, batch))
+        value = self.value(vectors).view(shape)
+        heads = [pool(value[:, h], batch, weights[:, h].contiguous()) for h in range(self.heads)]
+        return self.output(torch.cat(heads, dim=1))
