@@ -17,26 +17,31 @@ Task = Literal["Task1", "Task2", "Task1&2"]
 class DataConfig(Config):
     """How files become tables."""
 
-    max_len: int = Field(64, ge=1, description="newest history items that a ranker reads")
+    max_len: int = Field(default=64, ge=1, description="newest history items that a ranker reads")
     leaks: Literal["error", "warn", "ignore"] = Field(
-        "warn", description="what to do when a row's target is already in the user's history at that time"
+        default="warn", description="what to do when a row's target is already in the user's history at that time"
     )
 
 
 class FeatureConfig(Config):
     """What rankers know of an item: its vector is id ‖ mean of tags ‖ frozen embedding ‖ levels."""
 
-    dim: int = Field(64, ge=1, description="size of each learnt embedding: id, tags, likes level, views level")
+    dim: int = Field(default=64, ge=1, description="size of each learnt embedding: id, tags, likes level, views level")
     ids: bool = True
     tags: bool = True
     embedding: str = Field(
-        "auto", description="auto = item_emb_d128 of item_info; none; or a parquet file made by `embed`"
+        default="auto", description="auto = item_emb_d128 of item_info; none; or a parquet file made by `embed`"
     )
-    project: bool = Field(True, description="a learnt linear map (no bias) over the frozen embedding, as FuxiCTR has")
-    item_levels: bool = Field(False, description="likes and views levels of every item, history included")
-    target_levels: bool = Field(True, description="likes and views levels of the target, as the split file has them")
+    project: bool = Field(
+        default=True, description="a learnt linear map (no bias) over the frozen embedding, as FuxiCTR has"
+    )
+    item_levels: bool = Field(default=False, description="likes and views levels of every item, history included")
+    target_levels: bool = Field(
+        default=True, description="likes and views levels of the target, as the split file has them"
+    )
     similarity: bool = Field(
-        False, description="cosines of the target's frozen embedding with the history (mean, max, last) as features"
+        default=False,
+        description="cosines of the target's frozen embedding with the history (mean, max, last) as features",
     )
 
 
@@ -52,8 +57,8 @@ class DinConfig(BaseRankerConfig):
     type: Literal["din"]
     attention_units: list[int] = [512, 256]
     hidden_units: list[int] = [1024, 512, 256]
-    attention_dropout: float = Field(0.1, ge=0, lt=1)
-    net_dropout: float = Field(0.1, ge=0, lt=1)
+    attention_dropout: float = Field(default=0.1, ge=0, lt=1)
+    net_dropout: float = Field(default=0.1, ge=0, lt=1)
     batch_norm: bool = True
 
 
@@ -61,11 +66,11 @@ class DcnV2Config(BaseRankerConfig):
     """DCN-V2 over side ‖ target ‖ mean of history; `experts` > 0 makes it DCN-Mix (Wang et al. 2021)."""
 
     type: Literal["dcnv2"]
-    cross_layers: int = Field(3, ge=1)
-    rank: int = Field(0, ge=0, description="of the cross matrices; 0 = full")
-    experts: int = Field(0, ge=0, description="low-rank experts a layer (DCN-Mix); needs rank > 0")
+    cross_layers: int = Field(default=3, ge=1)
+    rank: int = Field(default=0, ge=0, description="of the cross matrices; 0 = full")
+    experts: int = Field(default=0, ge=0, description="low-rank experts a layer (DCN-Mix); needs rank > 0")
     hidden_units: list[int] = [1024, 512, 256]
-    net_dropout: float = Field(0.1, ge=0, lt=1)
+    net_dropout: float = Field(default=0.1, ge=0, lt=1)
     batch_norm: bool = True
 
 
@@ -73,10 +78,10 @@ class QinConfig(BaseRankerConfig):
     """Quadratic Interest Network, 2nd place: sparse target attention (ASTA) and quadratic layers (arXiv 2504.17699)."""
 
     type: Literal["qin"]
-    attention_dim: int = Field(0, ge=0, description="0 = twice the item vector")
-    layers: int = Field(4, ge=1)
-    rows: int = Field(4, ge=1, description="linear maps summed in each quadratic layer (num_row)")
-    net_dropout: float = Field(0.1, ge=0, lt=1)
+    attention_dim: int = Field(default=0, ge=0, description="0 = twice the item vector")
+    layers: int = Field(default=4, ge=1)
+    rows: int = Field(default=4, ge=1, description="linear maps summed in each quadratic layer (num_row)")
+    net_dropout: float = Field(default=0.1, ge=0, lt=1)
     batch_norm: bool = True
 
 
@@ -84,19 +89,21 @@ class TransformerDcnConfig(BaseRankerConfig):
     """The 1st place's ranker: a transformer over [history item ‖ target], then DCN-V2 beside an MLP."""
 
     type: Literal["transformer_dcn"]
-    transformer_layers: int = Field(2, ge=1)
-    heads: int = Field(1, ge=1)
-    feed_forward: int = Field(256, ge=1)
-    transformer_dropout: float = Field(0.2, ge=0, lt=1)
-    last: int = Field(16, ge=1, description="newest positions that are flattened beside the maximum over all")
+    transformer_layers: int = Field(default=2, ge=1)
+    heads: int = Field(default=1, ge=1)
+    feed_forward: int = Field(default=256, ge=1)
+    transformer_dropout: float = Field(default=0.2, ge=0, lt=1)
+    last: int = Field(default=16, ge=1, description="newest positions that are flattened beside the maximum over all")
     mask: Literal["right", "inverted"] = Field(
-        "right", description="inverted = as published: real positions are ignored and padding is read"
+        default="right", description="inverted = as published: real positions are ignored and padding is read"
     )
-    cross_layers: int = Field(3, ge=0)
-    cross_rank: int = Field(0, ge=0, description="of the cross matrices; 0 = full, as published (248 M parameters)")
+    cross_layers: int = Field(default=3, ge=0)
+    cross_rank: int = Field(
+        default=0, ge=0, description="of the cross matrices; 0 = full, as published (248 M parameters)"
+    )
     hidden_units: list[int] = [1024, 512, 256]
     head_units: list[int] = [64, 32]
-    net_dropout: float = Field(0.2, ge=0, lt=1)
+    net_dropout: float = Field(default=0.2, ge=0, lt=1)
     batch_norm: bool = False
 
 
@@ -104,27 +111,30 @@ class TransformerDcnQuantConfig(TransformerDcnConfig):
     """`transformer_dcn` with semantic IDs: codes of a residual quantizer and nearest items as learnt features."""
 
     type: Literal["transformer_dcn_quant"]  # pyright: ignore[reportIncompatibleVariableOverride]
-    levels: int = Field(5, ge=1, description="levels of the residual quantizer (codebook_num)")
-    codes: int = Field(5, ge=2, description="k-means centres a level")
-    neighbours: int = Field(10, ge=0, description="nearest items by inner product, embedded as ids (top_k)")
+    levels: int = Field(default=5, ge=1, description="levels of the residual quantizer (codebook_num)")
+    codes: int = Field(default=5, ge=2, description="k-means centres a level")
+    neighbours: int = Field(default=10, ge=0, description="nearest items by inner product, embedded as ids (top_k)")
     code_items: bool = Field(
-        True, description="a level's code is the item nearest to its centre, as published; false = the centre's number"
+        default=True,
+        description="a level's code is the item nearest to its centre, as published; false = the centre's number",
     )
-    keep_embedding: bool = Field(False, description="keep the frozen vector beside the codes (published: dropped)")
+    keep_embedding: bool = Field(
+        default=False, description="keep the frozen vector beside the codes (published: dropped)"
+    )
 
 
 class DinDcnConfig(BaseRankerConfig):
     """3rd place: multi-head target attention, then stacked DCN-Mix and MLP."""
 
     type: Literal["din_dcn"]
-    heads: int = Field(4, ge=1)
-    attention_dim: int = Field(64, ge=1)
-    attention_dropout: float = Field(0.1, ge=0, lt=1)
-    cross_layers: int = Field(6, ge=1)
-    rank: int = Field(32, ge=1)
-    experts: int = Field(4, ge=1)
+    heads: int = Field(default=4, ge=1)
+    attention_dim: int = Field(default=64, ge=1)
+    attention_dropout: float = Field(default=0.1, ge=0, lt=1)
+    cross_layers: int = Field(default=6, ge=1)
+    rank: int = Field(default=32, ge=1)
+    experts: int = Field(default=4, ge=1)
     hidden_units: list[int] = [1024, 1024]
-    net_dropout: float = Field(0.0, ge=0, lt=1)
+    net_dropout: float = Field(default=0.0, ge=0, lt=1)
     batch_norm: bool = True
 
 
@@ -133,12 +143,12 @@ class DinSenetConfig(BaseRankerConfig):
 
     type: Literal["din_senet"]
     attention_units: list[int] = [512, 256]
-    heads: int = Field(4, ge=1)
-    attention_dim: int = Field(64, ge=1)
-    attention_dropout: float = Field(0.1, ge=0, lt=1)
-    reduction: int = Field(3, ge=1, description="of the SENet bottleneck")
+    heads: int = Field(default=4, ge=1)
+    attention_dim: int = Field(default=64, ge=1)
+    attention_dropout: float = Field(default=0.1, ge=0, lt=1)
+    reduction: int = Field(default=3, ge=1, description="of the SENet bottleneck")
     hidden_units: list[int] = [1024, 512, 256]
-    net_dropout: float = Field(0.1, ge=0, lt=1)
+    net_dropout: float = Field(default=0.1, ge=0, lt=1)
     batch_norm: bool = True
 
 
@@ -146,13 +156,15 @@ class CrossAttentionConfig(BaseRankerConfig):
     """Target cross-attention encoder beside DIN pooling, the strongest public runs (GAV: valid .985, test .989)."""
 
     type: Literal["cross_attention"]
-    layers: int = Field(2, ge=1)
-    heads: int = Field(4, ge=1)
-    feed_forward: int = Field(384, ge=1)
-    attention_dropout: float = Field(0.1, ge=0, lt=1)
-    din_units: list[int] = Field([512, 256], description="attention MLP of the DIN pooling; [] = no DIN pooling")
+    layers: int = Field(default=2, ge=1)
+    heads: int = Field(default=4, ge=1)
+    feed_forward: int = Field(default=384, ge=1)
+    attention_dropout: float = Field(default=0.1, ge=0, lt=1)
+    din_units: list[int] = Field(
+        default=[512, 256], description="attention MLP of the DIN pooling; [] = no DIN pooling"
+    )
     hidden_units: list[int] = [1024, 512, 256, 64, 16]
-    net_dropout: float = Field(0.1, ge=0, lt=1)
+    net_dropout: float = Field(default=0.1, ge=0, lt=1)
     batch_norm: bool = True
 
 
@@ -161,12 +173,12 @@ class GbdtConfig(BaseRankerConfig):
 
     neural: ClassVar[bool] = False
     type: Literal["gbdt"]
-    rounds: int = Field(600, ge=1)
-    learning_rate: float = Field(0.05, gt=0)
-    leaves: int = Field(63, ge=2)
-    min_rows: int = Field(50, ge=1, description="rows a leaf")
-    feature_fraction: float = Field(0.8, gt=0, le=1)
-    early_stopping: int = Field(50, ge=1, description="rounds without a better valid AUC")
+    rounds: int = Field(default=600, ge=1)
+    learning_rate: float = Field(default=0.05, gt=0)
+    leaves: int = Field(default=63, ge=2)
+    min_rows: int = Field(default=50, ge=1, description="rows a leaf")
+    feature_fraction: float = Field(default=0.8, gt=0, le=1)
+    early_stopping: int = Field(default=50, ge=1, description="rounds without a better valid AUC")
 
 
 class PopularityConfig(BaseRankerConfig):
@@ -174,7 +186,7 @@ class PopularityConfig(BaseRankerConfig):
 
     neural: ClassVar[bool] = False
     type: Literal["popularity"]
-    smoothing: float = Field(20, gt=0, description="rows of the mean click rate added to each item")
+    smoothing: float = Field(default=20, gt=0, description="rows of the mean click rate added to each item")
 
 
 class SimilarityConfig(BaseRankerConfig):
@@ -209,40 +221,44 @@ class LossConfig(Config):
     """Binary cross-entropy, and a share of it replaced by a pairwise loss over all (positive, negative) pairs."""
 
     pairwise: float = Field(
-        0.0, ge=0, le=1, description="weight of mean softplus(negative - positive), an AUC surrogate"
+        default=0.0, ge=0, le=1, description="weight of mean softplus(negative - positive), an AUC surrogate"
     )
-    positive_weight: float = Field(1.0, gt=0, description="of positives in the cross-entropy")
+    positive_weight: float = Field(default=1.0, gt=0, description="of positives in the cross-entropy")
 
 
 class ScheduleConfig(Config):
     """The learning rate over time."""
 
     type: Literal["constant", "plateau", "cosine"] = "plateau"
-    factor: float = Field(0.1, gt=0, lt=1, description="plateau: times the rate after an evaluation without a gain")
-    floor: float = Field(1e-6, ge=0)
-    warmup_steps: int = Field(0, ge=0, description="linear warm-up")
+    factor: float = Field(
+        default=0.1, gt=0, lt=1, description="plateau: times the rate after an evaluation without a gain"
+    )
+    floor: float = Field(default=1e-6, ge=0)
+    warmup_steps: int = Field(default=0, ge=0, description="linear warm-up")
 
 
 class TrainConfig(Config):
     """Gradient training of a neural ranker."""
 
-    epochs: int = Field(100, ge=1)
-    batch_size: int = Field(8192, ge=1, description="rows of one optimiser step, over all processes")
-    accumulate: int = Field(1, ge=1, description="parts a batch is cut into, to save memory; the step is the same")
-    learning_rate: float = Field(1e-3, gt=0)
-    schedule: ScheduleConfig = ScheduleConfig()
-    embedding_regularizer: float = Field(0.0, ge=0, description="λ of (λ/2)·‖W‖² over the embedding tables")
-    net_regularizer: float = Field(0.0, ge=0, description="λ of (λ/2)·‖W‖² over all other weights")
-    clip_norm: float = Field(10.0, gt=0, description="of the gradient over all weights")
-    evaluations: int = Field(1, ge=1, description="evaluations on valid in one epoch")
-    patience: int = Field(3, ge=1, description="evaluations without a better valid AUC before training stops")
-    average: int = Field(
-        0, ge=0, description="average the weights of the last N evaluations too; the better one is kept"
+    epochs: int = Field(default=100, ge=1)
+    batch_size: int = Field(default=8192, ge=1, description="rows of one optimiser step, over all processes")
+    accumulate: int = Field(
+        default=1, ge=1, description="parts a batch is cut into, to save memory; the step is the same"
     )
-    seeds: int = Field(1, ge=1, description="train with this many seeds and average their logits")
-    amp: bool = Field(False, description="products of matrices in bfloat16 (torch autocast)")
-    compile: bool = Field(False, description="torch.compile the ranker")
-    rows: int = Field(0, ge=0, description="train on the first N rows only; 0 = all")
+    learning_rate: float = Field(default=1e-3, gt=0)
+    schedule: ScheduleConfig = ScheduleConfig()
+    embedding_regularizer: float = Field(default=0.0, ge=0, description="λ of (λ/2)·‖W‖² over the embedding tables")
+    net_regularizer: float = Field(default=0.0, ge=0, description="λ of (λ/2)·‖W‖² over all other weights")
+    clip_norm: float = Field(default=10.0, gt=0, description="of the gradient over all weights")
+    evaluations: int = Field(default=1, ge=1, description="evaluations on valid in one epoch")
+    patience: int = Field(default=3, ge=1, description="evaluations without a better valid AUC before training stops")
+    average: int = Field(
+        default=0, ge=0, description="average the weights of the last N evaluations too; the better one is kept"
+    )
+    seeds: int = Field(default=1, ge=1, description="train with this many seeds and average their logits")
+    amp: bool = Field(default=False, description="products of matrices in bfloat16 (torch autocast)")
+    compile: bool = Field(default=False, description="torch.compile the ranker")
+    rows: int = Field(default=0, ge=0, description="train on the first N rows only; 0 = all")
 
 
 class SubmissionConfig(Config):
@@ -271,7 +287,7 @@ class RunConfig(Config):
     """One Track 2 run."""
 
     name: str
-    about: str = Field("", description="what the configuration does, and what it needs")
+    about: str = Field(default="", description="what the configuration does, and what it needs")
     seed: int = 7
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     data: DataConfig = DataConfig()

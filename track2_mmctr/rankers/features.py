@@ -35,6 +35,10 @@ class ItemEncoder(nn.Module):
         All parts are switched off, or `embedding` is asked for and the data has none.
     """
 
+    item_tags: Tensor
+    item_levels: Tensor
+    frozen: Tensor
+
     def __init__(self, config: FeatureConfig, items: ItemTable) -> None:
         super().__init__()
         self.config, d = config, config.dim
