@@ -74,6 +74,13 @@ class Batch:
         return torch.repeat_interleave(torch.arange(len(self), device=self.offsets.device), self.lengths)
 
     @cached_property
+    def by_item(self) -> tuple[Tensor, Tensor]:
+        """Tokens sorted by item, int64 [T], and where each item's tokens start in that order, int64 [U]."""
+        order = torch.argsort(self.history, stable=True)
+        counts = torch.bincount(self.history, minlength=len(self.items))
+        return order, counts.cumsum(0) - counts
+
+    @cached_property
     def padded(self) -> tuple[Tensor, Tensor]:
         """Item ids int64 [B, L], padded on the left with 0, and the mask, bool [B, L]: **True = real item**.
 

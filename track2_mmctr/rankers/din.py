@@ -12,7 +12,9 @@ from track2_mmctr.batches import Batch
 from track2_mmctr.config import DinConfig, FeatureConfig
 from track2_mmctr.datasets.tables import ItemTable
 from track2_mmctr.rankers.base import Ranker
-from track2_mmctr.rankers.layers import Mlp, init_linear, pool
+from track2_mmctr.rankers.din_unit import attention_weights
+from track2_mmctr.rankers.layers import Mlp, init_linear
+from track2_mmctr.rankers.packed import pool
 
 
 class DinPooling(nn.Module):
@@ -26,8 +28,8 @@ class DinPooling(nn.Module):
         super().__init__()
         self.dim = dim
         self.first = nn.Linear(4 * dim, units[0])
-        self.rest = Mlp(units[0], units[1:], out=1, dropout=dropout)
-        self.dropout = nn.Dropout(dropout)
+        self.rest = Mlp(units[0], units[1:], out=1)
+        self.dropout = dropout
 
     def forward(self, target: Tensor, vectors: Tensor, batch: Batch) -> Tensor:
         """Return [B, D] of targets [B, D] and item vectors [U, D]; zeros for an empty history."""
@@ -36,12 +38,11 @@ class DinPooling(nn.Module):
     def weights(self, target: Tensor, vectors: Tensor, batch: Batch) -> Tensor:
         """Return the weight of each history token, [T]."""
         of_target, of_item, of_difference, of_product = self.first.weight.split(self.dim, dim=1)
-        product = target[batch.row_of] * vectors[batch.history]
         by_row = functional.linear(target, of_target + of_difference, self.first.bias)
         by_item = functional.linear(vectors, of_item - of_difference)
-        hidden = functional.linear(product, of_product)
-        hidden = hidden + by_row[batch.row_of] + by_item[batch.history]
-        return self.rest(self.dropout(hidden.relu())).squeeze(1)
+        layers = [parameter for layer in self.rest if isinstance(layer, nn.Linear) for parameter in layer.parameters()]
+        dropout = self.dropout if self.training else 0.0
+        return attention_weights(target, vectors, by_row, by_item, [of_product, *layers], batch, dropout)
 
 
 class Din(Ranker):

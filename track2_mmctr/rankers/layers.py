@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from track2_mmctr.batches import Batch, Block
+from track2_mmctr.rankers.packed import look_up, pool, spread
 
 
 def init_linear(module: nn.Module) -> None:
@@ -48,19 +48,6 @@ class Mlp(nn.Sequential):
         self.out_dim = inputs
 
 
-def pool(vectors: Tensor, batch: Batch, weights: Tensor | None = None, mode: str = "sum") -> Tensor:
-    """Sum (or average) each row's history vectors, [B, D], zeros for an empty history.
-
-    Parameters
-    ----------
-    vectors
-        Item vectors [U, D]: history tokens are looked up while they are summed, and never laid out.
-    weights
-        [T], one a token, for mode "sum".
-    """
-    return functional.embedding_bag(batch.history, vectors, batch.offsets[:-1], mode=mode, per_sample_weights=weights)
-
-
 def rectangle(tokens: Tensor, block: Block) -> Tensor:
     """Return a block's part of [T, ...] as [rows, length, ...], without a copy."""
     part = tokens[block.first_token : block.first_token + block.rows * block.length]
@@ -94,9 +81,9 @@ class TargetAttention(nn.Module):
     def forward(self, target: Tensor, vectors: Tensor, batch: Batch) -> Tensor:
         """Return [B, inputs] of targets [B, inputs] and item vectors [U, inputs]."""
         shape = (-1, self.heads, self.head_dim)
-        query = self.query(target).view(shape)[batch.row_of]
-        scores = (query * self.key(vectors).view(shape)[batch.history]).sum(-1) / self.head_dim**0.5
+        query = spread(self.query(target).view(shape), batch)
+        scores = (query * look_up(self.key(vectors).view(shape), batch)).sum(-1) / self.head_dim**0.5
         weights = self.dropout(token_softmax(scores, batch))
         value = self.value(vectors).view(shape)
-        heads = [pool(value[:, h], batch, weights[:, h].contiguous()) for h in range(self.heads)]
+        heads = [pool(value[:, h].contiguous(), batch, weights[:, h].contiguous()) for h in range(self.heads)]
         return self.output(torch.cat(heads, dim=1))
