@@ -179,6 +179,9 @@ class GbdtConfig(BaseRankerConfig):
     min_rows: int = Field(default=50, ge=1, description="rows a leaf")
     feature_fraction: float = Field(default=0.8, gt=0, le=1)
     early_stopping: int = Field(default=50, ge=1, description="rounds without a better valid AUC")
+    window: int = Field(
+        default=10, ge=0, description="two items of a train history count as seen together up to this many places apart"
+    )
 
 
 class PopularityConfig(BaseRankerConfig):
