@@ -6,8 +6,9 @@ Pass a value:       ./run_all.sh track2 --config my_ranker --set ranker.params.h
 As shipped, it is an MLP over the target, the mean of the history and their product: weak, but it runs.
 Change `__init__` and `forward`; data, training, submission and score stay as they are.
 
-`self.encoder` gives one vector per different item of the batch; `pool`, `TargetAttention` and `DinPooling`
-(rankers/packed.py, layers.py, din.py) work on histories without padding. If you would rather have a rectangle:
+`self.encoder` gives one vector per different item of the batch; `pool` and `mean_pool` (rankers/packed.py),
+`TargetAttention` (rankers/layers.py) and `DinPooling` (rankers/din.py) work on histories without padding.
+If you would rather have a rectangle:
 
     ids, mask = batch.padded            # item ids [B, L], and the mask: True = real item, False = padding
     history = self.encoder(ids.flatten()).view(*ids.shape, -1)      # [B, L, D]; slower, it computes on padding
@@ -23,7 +24,7 @@ from track2_mmctr.config import FeatureConfig, MyRankerConfig
 from track2_mmctr.datasets.tables import ItemTable
 from track2_mmctr.rankers.base import Ranker
 from track2_mmctr.rankers.layers import Mlp, init_linear
-from track2_mmctr.rankers.packed import pool
+from track2_mmctr.rankers.packed import mean_pool
 
 
 class MyRanker(Ranker):
@@ -40,6 +41,6 @@ class MyRanker(Ranker):
         """Return the logit of a click for each row, [B]."""
         vectors = self.encoder(batch.items)  # [U, D]
         target = vectors[batch.target]  # [B, D]
-        history = pool(vectors, batch) / batch.lengths.clamp(min=1)[:, None]  # [B, D], zeros for a row without history
+        history = mean_pool(vectors, batch)  # [B, D], zeros for a row without history
         side, similarity = self.encoder.side(batch), self.encoder.similarity(batch)
         return self.head(torch.cat([side, similarity, target, history, target * history], dim=1)).squeeze(1)
