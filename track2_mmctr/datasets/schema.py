@@ -40,7 +40,9 @@ class Place:
         at = "" if row is None else f", row {self.first_row + row} (counted from 0)"
         return DataError(what, where=f"{self.path}{at}, column {self.column}", expected=expected, got=got, todo=todo)
 
-    def refuse(self, bad: np.ndarray, values: np.ndarray, what: str, expected: object, todo: str | None = None) -> None:
+    def refuse(
+        self, bad: np.ndarray | np.bool, values: np.ndarray, what: str, expected: object, todo: str | None = None
+    ) -> None:
         """Raise for the first row of the batch that is marked in `bad`, bool [n]."""
         if bad.any():
             row = int(np.argmax(bad))
@@ -94,7 +96,7 @@ class Table:
         with arrow_errors(path), pq.ParquetFile(path) as file:
             self.schema: pa.Schema = file.schema_arrow
             self.rows: int = file.metadata.num_rows
-        wanted = {**columns, **{k: v for k, v in (optional or {}).items() if k in self.schema.names}}
+        wanted: dict[str, Kind] = {**columns, **{k: v for k, v in (optional or {}).items() if k in self.schema.names}}
         for column, kind in wanted.items():
             self._check(column, kind)
         self.columns = list(wanted)
@@ -183,6 +185,8 @@ def matches(have: pa.DataType, kind: Kind) -> bool:
     """Return whether a column type is of the kind."""
     if kind in ("integers", "numbers"):
         return is_list(have) and matches(have.value_type, "integer" if kind == "integers" else "number")
+    if pa.types.is_dictionary(have):  # categories, as pandas and polars write them
+        return kind == "text" and matches(have.value_type, kind)
     if kind == "text":
         return pa.types.is_string(have) or pa.types.is_large_string(have) or pa.types.is_string_view(have)
     return pa.types.is_integer(have) or (kind == "number" and pa.types.is_floating(have))
