@@ -1,6 +1,6 @@
 """Make the shipped sample: `python data/make_sample.py --out DIR` (default: data/sample, replaced).
 
-The same versions of reportlab, Pillow and pyarrow (requirements.txt) give the same bytes: seeds are fixed,
+The same versions of reportlab, Pillow, numpy and pyarrow (requirements.txt) give the same bytes: seeds are fixed,
 PDFs carry no date, and nothing is drawn with a font of the system.
 """
 
@@ -22,6 +22,7 @@ from reportlab import rl_config  # noqa: E402
 from common.atomic import atomic_folder  # noqa: E402
 from data.sample_documents import Document, read_source, write_pdf  # noqa: E402
 from data.sample_m2kr import write_m2kr  # noqa: E402
+from data.sample_microlens import write_microlens  # noqa: E402
 
 FIRST_QUESTION = 10000
 
@@ -31,6 +32,7 @@ def make_sample(out: Path) -> None:
     with atomic_folder(out) as folder:
         write_mmdocir(folder / "mmdocir")
         write_m2kr(folder / "m2kr")
+        write_microlens(folder / "microlens")
 
 
 def write_mmdocir(folder: Path) -> None:
@@ -106,7 +108,8 @@ def main() -> None:
     out = parser.parse_args().out
     make_sample(out)
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
-    print(f"wrote {out} ({size / 1e6:.2f} MB)\nnext: python -m track1_mdr run --data {out}")
+    print(f"wrote {out} ({size / 1e6:.2f} MB)")
+    print(f"next: python -m track1_mdr run --data {out}\n      python -m track2_mmctr run --data {out}")
 
 
 if __name__ == "__main__":

@@ -51,14 +51,14 @@ def files(folder: Path) -> dict[str, bytes]:
 
 def test_made_again_it_has_the_same_bytes(sample, tmp_path, root):
     pins = read_pins(root / "requirements.txt")
-    other = [name for name in ("reportlab", "pillow", "pyarrow") if metadata.version(name) != pins[name]]
+    other = [name for name in ("reportlab", "pillow", "pyarrow", "numpy") if metadata.version(name) != pins[name]]
     if other:
         pytest.skip(f"other versions than the pinned ones, which may draw other bytes: {', '.join(other)}")
     make_sample(tmp_path / "again")
     made, shipped = files(tmp_path / "again"), files(sample)
     assert sorted(made) == sorted(shipped)
     assert [name for name in made if made[name] != shipped[name]] == []
-    assert sum(map(len, shipped.values())) < 3_000_000
+    assert sum(map(len, shipped.values())) < 3_500_000
 
 
 def test_questions_are_in_the_official_form(questions, page_texts):
