@@ -1,0 +1,294 @@
+"""The command line of Track 2: `python -m track2_mmctr VERB --help`."""
+
+from __future__ import annotations
+
+import os
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from common import cli
+
+ROOT = Path(__file__).resolve().parents[1]
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Track 2, multimodal CTR prediction: from items and click histories to a scored submission.",
+)
+prepare = typer.Typer(no_args_is_help=True, help="Turn another data set into the challenge's layout.")
+app.add_typer(prepare, name="prepare")
+
+DataOption = Annotated[
+    Path | None, typer.Option("--data", help="Data root [default: MIRC_DATA, else data/, else data/sample]")
+]
+CacheOption = Annotated[
+    Path | None, typer.Option("--cache", help="Folder of packed data, embeddings, checkpoints [default: data/cache]")
+]
+ConfigOption = Annotated[str, typer.Option("--config", "-c", help="A name in track2_mmctr/configs, or a YAML file")]
+SetOption = Annotated[list[str] | None, typer.Option("--set", "-s", help="Override one key: a.b=value; repeatable")]
+OutOption = Annotated[Path | None, typer.Option("--out", help="The submission [default: submissions/...zip]")]
+DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error")]
+TaskOption = Annotated[str | None, typer.Option("--task", help="Column to read: Task1, Task2 or Task1&2")]
+
+
+def typed(text: str) -> str:
+    """Return text in which commands can be typed as they stand, with paths under the working directory cut short."""
+    return cli.typed(text, "track2_mmctr", os.environ, Path.cwd())
+
+
+def say(line: str) -> None:
+    """Print one line of a command's report."""
+    typer.echo(typed(line))
+
+
+def reported(debug: bool) -> AbstractContextManager[None]:
+    """Turn errors of the user into one block and an exit code."""
+    return cli.reported(debug, typed)
+
+
+def data_root(given: Path | None) -> Path:
+    """Return the data root: --data, else MIRC_DATA, else data/ where microlens/ is present, else the sample."""
+    return cli.data_root(given, os.environ, ROOT / "data", ("microlens",))
+
+
+def cache_folder(given: Path | None) -> Path:
+    """Return the cache: --cache, else MIRC_CACHE, else data/cache in the project."""
+    return cli.cache_folder(given, os.environ, ROOT / "data")
+
+
+def default_out(config: str, root: Path) -> Path:
+    """Return submissions/track2-<config>[-sample].zip."""
+    return ROOT / "submissions" / f"track2-{config}{_sample(root)}.zip"
+
+
+def _sample(root: Path) -> str:
+    return "-sample" if root == ROOT / "data" / "sample" else ""
+
+
+@app.command()
+def doctor(data: DataOption = None, cache: CacheOption = None) -> None:
+    """Check the machine, packages and data, and say what to do about each.
+
+    Example: python -m track2_mmctr doctor
+    """
+    from common.doctor import examine, render
+
+    with reported(False):
+        checks = examine(
+            data_root(data),
+            cache_folder(cache),
+            ROOT / "runs",
+            track="track2",
+            environment=os.environ,
+            home=Path.home(),
+            requirements=ROOT / "requirements.txt",
+        )
+        cli.print_rich(render(checks))
+        if any(check.status == "fail" for check in checks):
+            raise typer.Exit(1)
+
+
+@prepare.command()
+def movielens(
+    source: Annotated[Path, typer.Option("--from", help="Folder with ml-100k/ and, for covers, ml-100k-posters/")],
+    out: Annotated[Path, typer.Option("--out", help="Folder to write: a data root for --data")],
+    allow_faults: Annotated[int, typer.Option(help="Posters that may fail to decode")] = 0,
+    debug: DebugOption = False,
+) -> None:
+    """Turn MovieLens-100K into the challenge's layout, split by time: the real-data benchmark of this track.
+
+    Example: python -m track2_mmctr prepare movielens --from downloads --out data/movielens
+    """
+    from track2_mmctr.datasets.movielens import prepare_movielens
+
+    with reported(debug):
+        made = prepare_movielens(source, out, allow_faults=allow_faults)
+        say(f"wrote {made.folder}: " + ", ".join(f"{count:,} {name}" for name, count in made.counts.items()))
+        for note in made.notes:
+            say(f"note: {note}")
+        say(f"next: {made.next_command}")
+
+
+@app.command()
+def embed(
+    method: Annotated[str, typer.Option("--method", "-m", help="joint_pca, pca_concat, whitening, ...")] = "pca_concat",
+    data: DataOption = None,
+    out: Annotated[Path | None, typer.Option("--out", help="[default: data/embeddings/<method>.parquet]")] = None,
+    overrides: SetOption = None,
+    cache: CacheOption = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps")] = "auto",
+    debug: DebugOption = False,
+) -> None:
+    """Encode titles and covers and fuse them into 128-d item embeddings, in the layout of item_info.parquet.
+
+    Example: python -m track2_mmctr embed --method pca_concat --data data/sample --out data/embeddings/mine.parquet
+    """
+    from track2_mmctr.app import embed_to
+
+    with reported(debug):
+        root = data_root(data)
+        target = out or ROOT / "data" / "embeddings" / f"{method}{_sample(root)}.parquet"
+        embed_to(method, overrides or [], root, target, cache_folder(cache), device, say)
+
+
+@app.command()
+def run(
+    config: ConfigOption = "baseline",
+    data: DataOption = None,
+    out: OutOption = None,
+    overrides: SetOption = None,
+    cache: CacheOption = None,
+    debug: DebugOption = False,
+) -> None:
+    """Train a ranker and write a validated submission, with its local score. Resumes after an interruption.
+
+    Several processes: torchrun --nproc-per-node 2 -m track2_mmctr run --config din
+
+    Example: python -m track2_mmctr run --config din --data data/sample --set train.epochs=3
+    """
+    from track2_mmctr.app import load, print_result, run_config
+
+    with reported(debug):
+        root, loaded = data_root(data), load(config, overrides or [])
+        target = out or default_out(loaded.name, root)
+        result = run_config(loaded, root, target, cache_folder(cache), ROOT, os.environ, say)
+        if result is not None:
+            print_result(result, root, say)
+
+
+@app.command()
+def task1(
+    embedding: Annotated[
+        str | None, typer.Option("--embedding", help="Parquet of `embed` [default: item_emb_d128 of item_info]")
+    ] = None,
+    data: DataOption = None,
+    out: OutOption = None,
+    overrides: SetOption = None,
+    cache: CacheOption = None,
+    debug: DebugOption = False,
+) -> None:
+    """Score item embeddings under the organisers' fixed DIN; only its five allowed settings can be set.
+
+    Example: python -m track2_mmctr task1 --data data/sample --set learning_rate=0.002
+    """
+    from track2_mmctr.app import print_result, run_config
+    from track2_mmctr.task1 import task1_config
+
+    with reported(debug):
+        root, loaded = data_root(data), task1_config(overrides or [], embedding)
+        target = out or default_out(loaded.name, root)
+        result = run_config(loaded, root, target, cache_folder(cache), ROOT, os.environ, say)
+        if result is not None:
+            print_result(result, root, say)
+
+
+@app.command()
+def score(
+    path: Annotated[Path, typer.Argument(help="A run's folder, or a submission zip")],
+    data: DataOption = None,
+    task: TaskOption = None,
+    cache: CacheOption = None,
+    debug: DebugOption = False,
+) -> None:
+    """Score a run or a submission where labels are known: AUC with its error, GAUC, log-loss, calibration, parts.
+
+    Example: python -m track2_mmctr score submissions/track2-baseline-sample.zip --data data/sample
+    """
+    from track2_mmctr.app import score_path
+
+    with reported(debug):
+        for report in score_path(path, data_root(data), cache_folder(cache), task).values():
+            cli.print_rich(report.render())
+        say(f"next: python -m track2_mmctr compare {path} OTHER --data {data_root(data)}")
+
+
+@app.command()
+def validate(
+    submission: Annotated[Path, typer.Argument(help="The submission zip")],
+    data: DataOption = None,
+    cache: CacheOption = None,
+    debug: DebugOption = False,
+) -> None:
+    """Check a submission against every rule; list the faults with line, value and rule.
+
+    Example: python -m track2_mmctr validate submissions/track2-baseline-sample.zip --data data/sample
+    """
+    from track2_mmctr.app import validate_path
+
+    with reported(debug):
+        say(validate_path(submission, data_root(data), cache_folder(cache)).check().render())
+        say(f"next: python -m track2_mmctr score {submission}")
+
+
+@app.command()
+def compare(
+    first: Annotated[Path, typer.Argument(help="Run folder or submission A")],
+    second: Annotated[Path, typer.Argument(help="Run folder or submission B")],
+    data: DataOption = None,
+    task: TaskOption = None,
+    cache: CacheOption = None,
+    debug: DebugOption = False,
+) -> None:
+    """Compare two runs or submissions, paired by row: difference in AUC with its error, by parts.
+
+    Example: python -m track2_mmctr compare A.zip B.zip --data data/sample
+    """
+    from track2_mmctr.app import compare_paths
+
+    with reported(debug):
+        for comparison in compare_paths(first, second, data_root(data), cache_folder(cache), task):
+            cli.print_rich(comparison.render())
+
+
+@app.command()
+def tune(
+    config: ConfigOption = "baseline",
+    trials: Annotated[int, typer.Option(min=1, help="Finished trials in all, those of earlier calls included")] = 20,
+    data: DataOption = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Best YAML [default: runs/tuned-<config>.yaml]")] = None,
+    overrides: SetOption = None,
+    cache: CacheOption = None,
+    debug: DebugOption = False,
+) -> None:
+    """Search the space that a configuration declares under `tune`; resumes, prunes, writes the best as YAML.
+
+    Example: python -m track2_mmctr tune --config din --trials 20 --data data/sample
+    """
+    from track2_mmctr.app import load, tune_to
+
+    with reported(debug):
+        loaded = load(config, overrides or [])
+        target = out or ROOT / "runs" / f"tuned-{loaded.name}.yaml"
+        tune_to(loaded, trials, data_root(data), target, cache_folder(cache), os.environ, say)
+
+
+@app.command()
+def ensemble(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of two or more runs")],
+    method: Annotated[str, typer.Option(help="stacked (fitted on valid), mean or rank")] = "stacked",
+    data: DataOption = None,
+    out: OutOption = None,
+    cache: CacheOption = None,
+    debug: DebugOption = False,
+) -> None:
+    """Combine the logits of runs into one submission, with its own run record.
+
+    Example: python -m track2_mmctr ensemble runs/A runs/B --data data/sample
+    """
+    from track2_mmctr.app import ensemble_to
+
+    with reported(debug):
+        root = data_root(data)
+        ensemble_to(runs, method, root, out or default_out("ensemble", root), cache_folder(cache), ROOT, say)
+
+
+def main() -> None:
+    """Run the command line."""
+    cli.main(app)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""What the command line does: configuration and paths in, files and printed tables out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from common.config import load_config
+from common.device import choose_device
+from common.experiment import cores
+from track2_mmctr.config import CONFIG_FOLDER, RunConfig
+from track2_mmctr.pipeline import RunResult, fit_run, run, training_key
+from track2_mmctr.rankers.base import Environment
+from track2_mmctr.training.distributed import init_world
+
+Say = Callable[[str], None]
+
+
+def make_environment(config: RunConfig, cache: Path, variables: Mapping[str, str]) -> Environment:
+    """Return the environment of one run; "auto" takes a GPU where torch sees one. `variables`: torchrun's."""
+    device = choose_device(config.device)
+    world = init_world(variables, device)
+    if device == "cuda" and world.size > 1:
+        device = f"cuda:{variables.get('LOCAL_RANK', '0')}"
+    return Environment(device, max(1, cores() // world.size), cache, world)
+
+
+def run_config(
+    config: RunConfig,
+    root: Path,
+    out: Path,
+    cache: Path,
+    home: Path,
+    variables: Mapping[str, str],
+    say: Say,
+) -> RunResult | None:
+    """Run a configuration; None in those of torchrun's processes that only help to train."""
+    environment = make_environment(config, cache, variables)
+    if not environment.world.main:
+        follow(config, root, environment)
+        return None
+    say(f"configuration {config.name}, data {root}, seed {config.seed}, {environment.device}")
+    return run(config, root, out, environment, home / "runs", home, say)
+
+
+def follow(config: RunConfig, root: Path, environment: Environment) -> None:
+    """Train along with the main process, which writes everything."""
+    from track2_mmctr.datasets.microlens import find_folder, load_data
+
+    data = load_data(find_folder(root), config.data, config.features, environment.cache)
+    folder = environment.cache / "track2" / "training" / training_key(config, data)
+    fit_run(config, data, environment, folder, lambda _: None)
+
+
+def load(name: str, overrides: Sequence[str]) -> RunConfig:
+    """Return a configuration by name or path."""
+    return load_config(RunConfig, name, CONFIG_FOLDER, overrides)
+
+
+def print_result(result: RunResult, root: Path, say: Say) -> None:
+    """Print the reports, where the files are, and the next command."""
+    from common.cli import print_rich
+
+    for report in result.reports.values():
+        print_rich(report.render())
+    if result.validation is not None:
+        say(result.validation.render())
+    say(f"run record:  {result.folder}")
+    if result.submission is not None:
+        say(f"submission:  {result.submission}")
+    for name, report in result.reports.items():
+        say(f"local score: {report.headline:.4f} AUC on {name}")
+    say(f"next:        python -m track2_mmctr score {result.folder} --data {root}")
