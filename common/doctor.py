@@ -20,13 +20,15 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 Status = Literal["ok", "warn", "fail"]
+Track = Literal["track1", "track2"]
 
 MIN_PYTHON = (3, 11)
 FREE_DISK_WARN, FREE_DISK_FAIL = 20 * 10**9, 10**9
 MEMORY_WARN = 6 * 10**9
 KAGGLE_PAGE = "https://www.kaggle.com/competitions/multimodal-document-retrieval-challenge"
 # Each part: its name, the files of which one must be there (glob patterns), where to get it.
-DATA_PARTS: tuple[tuple[str, tuple[str, ...], str], ...] = (
+Part = tuple[str, tuple[str, ...], str]
+_TRACK1: tuple[Part, ...] = (
     (
         "MMDocIR questions",
         ("mmdocir/MMDocIR_gt_remove.jsonl",),
@@ -51,6 +53,24 @@ DATA_PARTS: tuple[tuple[str, tuple[str, ...], str], ...] = (
         "Web_Image.zip.001 ... of Jingbiao/M2KR-Challenge, joined and unpacked",
     ),
 )
+_MICROLENS = "http://recsys.westlake.edu.cn/MicroLens_1M_MMCTR"
+_TRACK2: tuple[Part, ...] = (
+    *(
+        (f"MMCTR {name}", (f"microlens/MicroLens_1M_x1/{name}.parquet", f"MicroLens_1M_x1/{name}.parquet"), _MICROLENS)
+        for name in ("train", "valid", "test", "item_info")
+    ),
+    (
+        "MMCTR item titles and levels",
+        ("microlens/item_feature.parquet", "item_feature.parquet"),
+        f"{_MICROLENS}; without it levels come from train, and there are no titles to embed",
+    ),
+    (
+        "MMCTR covers",
+        ("microlens/item_images/*", "item_images/*"),
+        f"item_images.rar of {_MICROLENS}, unpacked; only `embed` reads it",
+    ),
+)
+DATA_PARTS: Mapping[Track, tuple[Part, ...]] = {"track1": _TRACK1, "track2": _TRACK2}
 
 
 @dataclass(frozen=True)
@@ -68,6 +88,7 @@ def examine(
     cache: Path,
     runs: Path,
     *,
+    track: Track,
     environment: Mapping[str, str],
     home: Path,
     requirements: Path | None = None,
@@ -78,6 +99,8 @@ def examine(
     ----------
     data_root, cache, runs
         The folders that runs read and write; they need not exist.
+    track
+        Whose data and accounts to look for.
     environment
         The environment variables: only whether some are set is of interest.
     home
@@ -90,9 +113,11 @@ def examine(
         checks.append(check_packages(requirements))
     checks += [check_processor(), check_gpu()]
     checks += [check_disk(name, folder) for name, folder in (("data", data_root), ("cache", cache), ("runs", runs))]
-    checks += check_data(data_root)
+    checks += check_data(data_root, track)
     checks += check_weights()
-    checks += [check_kaggle(environment, home), check_hub(environment, home)]
+    if track == "track1":  # Track 2 is on Codabench, where submissions are uploaded by hand
+        checks.append(check_kaggle(environment, home))
+    checks.append(check_hub(environment, home))
     return checks
 
 
@@ -191,10 +216,10 @@ def check_disk(name: str, folder: Path) -> Check:
     return Check(f"disk: {name}", "ok", found)
 
 
-def check_data(data_root: Path) -> list[Check]:
-    """Report each part of the data: present, empty or absent, and where to get it."""
+def check_data(data_root: Path, track: Track) -> list[Check]:
+    """Report each part of a track's data: present, empty or absent, and where to get it."""
     checks: list[Check] = []
-    for name, patterns, source in DATA_PARTS:
+    for name, patterns, source in DATA_PARTS[track]:
         files = {pattern: list(data_root.glob(pattern)) for pattern in patterns}
         found = [
             f"{pattern} ({len(paths)} files)" if "*" in pattern else pattern

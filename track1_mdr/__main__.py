@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from common.errors import ConfigError, UserError
+from common import cli
+from common.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[1]
 app = typer.Typer(
@@ -32,16 +31,9 @@ SetOption = Annotated[list[str] | None, typer.Option("--set", "-s", help="Overri
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error")]
 
 
-def program() -> str:
-    """Return how this program is called here: `python`, or the environment's own where it is not activated."""
-    if os.environ.get("VIRTUAL_ENV") or sys.prefix == sys.base_prefix:
-        return "python -m track1_mdr"
-    return f"{sys.executable} -m track1_mdr"
-
-
 def typed(text: str) -> str:
     """Return text in which commands can be typed as they stand, with paths under the working directory cut short."""
-    return text.replace("python -m track1_mdr", program()).replace(f"{Path.cwd()}{os.sep}", "")
+    return cli.typed(text, "track1_mdr", os.environ, Path.cwd())
 
 
 def say(line: str) -> None:
@@ -49,37 +41,19 @@ def say(line: str) -> None:
     typer.echo(typed(line))
 
 
-@contextmanager
-def reported(debug: bool) -> Iterator[None]:
-    """Turn a `UserError` into one block on standard error and exit code 2; Ctrl-C into a line and 130."""
-    try:
-        yield
-    except UserError as error:
-        if debug:
-            raise
-        typer.secho(f"error: {typed(error.block())}", err=True, fg="red")
-        raise typer.Exit(2) from None
-    except KeyboardInterrupt:
-        typer.secho("interrupted; finished work is kept, run the same command to go on", err=True)
-        raise typer.Exit(130) from None
+def reported(debug: bool) -> AbstractContextManager[None]:
+    """Turn errors of the user into one block and an exit code."""
+    return cli.reported(debug, typed)
 
 
 def data_root(given: Path | None) -> Path:
     """Return the data root: --data, else MIRC_DATA, else data/ where a part is present, else the sample."""
-    if given is not None or os.environ.get("MIRC_DATA"):
-        root = (given or Path(os.environ["MIRC_DATA"])).expanduser()
-        if not root.is_dir():
-            raise ConfigError(
-                "no such data root", where="--data" if given else "MIRC_DATA", got=root, todo="see data/README.md"
-            )
-        return root.resolve()
-    home = ROOT / "data"
-    return home if any((home / part).is_dir() for part in ("mmdocir", "m2kr")) else home / "sample"
+    return cli.data_root(given, os.environ, ROOT / "data", ("mmdocir", "m2kr"))
 
 
 def cache_folder(given: Path | None) -> Path:
     """Return the cache: --cache, else MIRC_CACHE, else data/cache in the project."""
-    return (given or Path(os.environ.get("MIRC_CACHE") or ROOT / "data" / "cache")).resolve()
+    return cli.cache_folder(given, os.environ, ROOT / "data")
 
 
 def default_out(config: str, root: Path) -> Path:
@@ -102,8 +76,6 @@ def doctor(data: DataOption = None, cache: CacheOption = None) -> None:
 
     Example: python -m track1_mdr doctor
     """
-    from rich.console import Console
-
     from common.doctor import examine, render
 
     with reported(False):
@@ -111,11 +83,12 @@ def doctor(data: DataOption = None, cache: CacheOption = None) -> None:
             data_root(data),
             cache_folder(cache),
             ROOT / "runs",
+            track="track1",
             environment=os.environ,
             home=Path.home(),
             requirements=ROOT / "requirements.txt",
         )
-        Console().print(render(checks))
+        cli.print_rich(render(checks))
         if any(check.status == "fail" for check in checks):
             raise typer.Exit(1)
 
@@ -211,7 +184,7 @@ def score(
 
     with reported(debug):
         root = data_root(data)
-        _print(score_files(submission, root).render())
+        cli.print_rich(score_files(submission, root).render())
         say(f"next: python -m track1_mdr compare {submission} OTHER.csv --data {root}")
 
 
@@ -268,22 +241,12 @@ def compare(
     from track1_mdr.compare import compare_files
 
     with reported(debug):
-        _print(compare_files(first, second, data_root(data)).render())
+        cli.print_rich(compare_files(first, second, data_root(data)).render())
 
 
-def _print(renderable: object) -> None:
-    from rich.console import Console
-
-    Console().print(renderable)
-
-
-def main(call: Callable[[], None] = app) -> None:
-    """Run the command line with line-buffered output, so that logs of long runs are in order."""
-    for stream in (sys.stdout, sys.stderr):
-        reconfigure = getattr(stream, "reconfigure", None)
-        if reconfigure is not None:
-            reconfigure(line_buffering=True)
-    call()
+def main() -> None:
+    """Run the command line."""
+    cli.main(app)
 
 
 if __name__ == "__main__":

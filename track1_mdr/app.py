@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from common.config import load_config
+from common.device import choose_device
 from common.errors import ConfigError, DataError
 from common.experiment import Experiment, cores
 from common.faults import FaultLog
@@ -27,22 +28,6 @@ def make_environment(config: RunConfig, cache: Path, shard: tuple[int, int] = (0
         faults=FaultLog(),
         shard=shard,
     )
-
-
-def choose_device(wanted: str) -> str:
-    """Return the torch device for "auto" and refuse one that is not there."""
-    if wanted == "cpu":
-        return "cpu"
-    import torch
-
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if wanted == "auto":
-        return next((name for name, present in there.items() if present), "cpu")
-    if not there[wanted]:
-        raise ConfigError(
-            f"no {wanted} device on this machine", where="device", todo="use --set device=auto, or device=cpu"
-        )
-    return wanted
 
 
 def run_config(

@@ -31,6 +31,7 @@ def test_the_whole_on_an_empty_machine(tmp_path, root):
         tmp_path / "data",
         tmp_path / "cache",
         tmp_path / "runs",
+        track="track1",
         environment={},
         home=tmp_path,
         requirements=root / "requirements.txt",
@@ -38,7 +39,7 @@ def test_the_whole_on_an_empty_machine(tmp_path, root):
     found = by_name(checks)
     assert len(found) == len(checks)
     assert found["python"].status == "ok"
-    assert all(found[name].status == "warn" for name, _, _ in DATA_PARTS)
+    assert all(found[name].status == "warn" for name, _, _ in DATA_PARTS["track1"])
     assert found["credentials: kaggle"].status == found["credentials: hugging face"].status == "warn"
     assert all(check.todo for check in checks if check.status != "ok")
     assert all(check.found for check in checks)
@@ -67,19 +68,30 @@ def test_packages_against_pins(tmp_path):
 
 
 def test_the_shipped_sample_has_all_parts(root):
-    checks = check_data(root / "data" / "sample")
-    assert [check.status for check in checks] == ["ok"] * len(DATA_PARTS)
+    for track, parts in DATA_PARTS.items():
+        checks = check_data(root / "data" / "sample", track)
+        assert [check.status for check in checks] == ["ok"] * len(parts)
+    checks = check_data(root / "data" / "sample", "track1")
     assert "pdfs/*.pdf (6 files)" in by_name(checks)["MMDocIR pages"].found
+
+
+def test_track_2_looks_for_its_own_data_in_either_place_and_for_no_kaggle_account(tmp_path):
+    (tmp_path / "MicroLens_1M_x1").mkdir()
+    (tmp_path / "MicroLens_1M_x1" / "train.parquet").write_bytes(b"PAR1")
+    folders = [tmp_path / name for name in ("cache", "runs")]
+    found = by_name(examine(tmp_path, *folders, track="track2", environment={}, home=tmp_path))
+    assert found["MMCTR train"].status == "ok" and found["MMCTR valid"].status == "warn"
+    assert "credentials: kaggle" not in found and "MMDocIR pages" not in found
 
 
 def test_an_empty_file_is_a_failed_download(tmp_path):
     (tmp_path / "mmdocir").mkdir()
     path = tmp_path / "mmdocir" / "MMDocIR_doc_passages.parquet"
     path.touch()
-    check = by_name(check_data(tmp_path))["MMDocIR pages"]
+    check = by_name(check_data(tmp_path, "track1"))["MMDocIR pages"]
     assert check.status == "fail" and str(path) in check.found
     path.write_bytes(b"PAR1")
-    assert by_name(check_data(tmp_path))["MMDocIR pages"].status == "ok"
+    assert by_name(check_data(tmp_path, "track1"))["MMDocIR pages"].status == "ok"
 
 
 def test_disk(tmp_path, monkeypatch):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, Self
 
@@ -14,6 +14,7 @@ from track2_mmctr.batches import Batch
 from track2_mmctr.config import FeatureConfig
 from track2_mmctr.datasets.tables import CtrData, ItemTable, Split
 from track2_mmctr.rankers.features import ItemEncoder
+from track2_mmctr.training.distributed import World
 
 Say = Callable[[str], None]
 
@@ -37,11 +38,12 @@ class Ranker(nn.Module):
 
 @dataclass(frozen=True)
 class Environment:
-    """What a run gives its parts: device, threads, cache folder."""
+    """What a run gives its parts: device, threads, cache folder, and the processes that train together."""
 
     device: str
     threads: int
     cache: Path
+    world: World = field(default_factory=World)
 
 
 class FittedRanker(Protocol):
