@@ -1,0 +1,382 @@
+"""The training loop: epochs of shuffled batches, evaluation on valid, early stopping, the best weights kept."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from common.errors import ConfigError, DataError, UserError
+from common.metrics.ctr import auc, log_loss
+from common.progress import bar
+from track2_mmctr.batches import epoch_order, make_batch
+from track2_mmctr.config import LossConfig, TrainConfig
+from track2_mmctr.datasets.tables import CtrData, Split
+from track2_mmctr.rankers.base import Ranker, Say
+from track2_mmctr.training import distributed
+from track2_mmctr.training.averaging import average_weights, copy_weights
+from track2_mmctr.training.distributed import World
+from track2_mmctr.training.losses import ctr_loss
+from track2_mmctr.training.predict import check_finite, predict_rows
+from track2_mmctr.training.resume import Evaluation, State, load_state, remove_state, save_state
+from track2_mmctr.training.schedule import MIN_DELTA, Schedule, evaluation_points
+
+CHECKPOINT_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What training came to; the model holds the weights of `best_auc`."""
+
+    best_auc: float
+    best_logloss: float
+    epochs: int
+    steps: int
+    evaluations: list[Evaluation]
+    stopped: str
+    resumed_from: int | None
+
+
+def train(
+    model: Ranker,
+    data: CtrData,
+    config: TrainConfig,
+    loss: LossConfig,
+    *,
+    max_len: int,
+    seed: int,
+    device: torch.device | str,
+    folder: Path,
+    say: Say,
+    world: World = World(),  # noqa: B008 - frozen
+    on_evaluation: Callable[[Evaluation], None] | None = None,
+    identity: str = "",
+    keep: bool = True,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
+) -> TrainResult:
+    """Train a ranker in place; it ends with the weights of the best valid AUC.
+
+    An interrupted call is made again with the same arguments: it goes on from `folder/last`, and on a CPU it
+    ends with the very same weights as one that was never interrupted.
+
+    Parameters
+    ----------
+    identity
+        What the model is, for instance its configuration as JSON: a checkpoint of another one is refused.
+    keep
+        False removes `folder/last` at the end.
+    on_evaluation
+        Called after each evaluation, when the checkpoint is written; what it raises ends the training.
+    checkpoint_seconds
+        Time between two checkpoints in mid-epoch; 0 = after each step.
+
+    Raises
+    ------
+    ConfigError
+        Settings that exclude each other; a checkpoint of another configuration.
+    DataError
+        No labels; a damaged checkpoint; logits that are not finite.
+    UserError
+        The loss is not finite; the disk is full.
+    KeyboardInterrupt
+        After Ctrl-C, when the checkpoint is written.
+    """
+    key = {"identity": identity, "train": config.model_dump(mode="json"), "loss": loss.model_dump(mode="json")}
+    key |= {"data": {name: part.digest for name, part in sorted(data.splits.items()) if name != "test"}}
+    key |= {"items": data.items.digest, "seed": seed, "max_len": max_len}
+    check(model, data, config, loss)
+    with _Trainer(model, data, config, loss, max_len, seed, torch.device(device), say, world) as trainer:
+        path = folder / "last" / "state.safetensors"
+        trainer.path, trainer.key, trainer.interval = path, key, checkpoint_seconds
+        resumed_from = trainer.resume() if path.exists() else None
+        trainer.run(on_evaluation)
+    if trainer.state.best is not None:
+        model.load_state_dict(trainer.state.best)
+    if not keep and world.main:
+        remove_state(path.parent)
+    done = trainer.state.progress
+    return TrainResult(
+        done.best_auc,
+        done.best_logloss,
+        done.epoch,
+        done.step,
+        done.evaluations,
+        done.stopped or "epochs",
+        resumed_from,
+    )
+
+
+def check(model: nn.Module, data: CtrData, config: TrainConfig, loss: LossConfig) -> None:
+    """Raise what can be known to go wrong before the first step."""
+    for name in ("train", "valid"):
+        split = data.splits.get(name)
+        if split is None or split.label is None or not len(split):
+            raise DataError(f"training needs the {name} split with labels", where=data.folder, expected=name)
+    if loss.pairwise > 0 and config.accumulate > 1:
+        raise ConfigError(
+            "the pairwise loss needs all pairs of a batch at once: it cannot be added up over parts",
+            where="loss.pairwise, train.accumulate",
+            got=f"{loss.pairwise}, {config.accumulate}",
+            todo="set train.accumulate=1 (and a smaller train.batch_size), or loss.pairwise=0",
+        )
+    if config.batch_size < 2 and has_batch_norm(model):
+        raise ConfigError("batch norm needs two rows", where="train.batch_size", got=config.batch_size)
+
+
+def has_batch_norm(model: nn.Module) -> bool:
+    """Whether a step on a single row is impossible."""
+    return any(isinstance(module, nn.BatchNorm1d) for module in model.modules())
+
+
+def make_optimizer(model: nn.Module, config: TrainConfig, device: torch.device) -> torch.optim.Adam:
+    """Return Adam over two groups, embedding tables and all other weights, each with its own regulariser.
+
+    Adam's weight decay λ adds λW to the gradient: that of FuxiCTR's term (λ/2)·‖W‖² in the loss. Unlike there,
+    it is added after the gradient was clipped, and so is no part of the clipped norm.
+    """
+    tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    weights = [weight for weight in model.parameters() if weight.requires_grad]
+    groups = [
+        {"params": [w for w in weights if id(w) in tables], "weight_decay": config.embedding_regularizer},
+        {"params": [w for w in weights if id(w) not in tables], "weight_decay": config.net_regularizer},
+    ]
+    fused = device.type in ("cpu", "cuda")
+    return torch.optim.Adam([g for g in groups if g["params"]], lr=config.learning_rate, fused=fused)
+
+
+class _Trainer:
+    path: Path
+    key: dict[str, object]
+    interval: float
+
+    def __init__(
+        self,
+        model: Ranker,
+        data: CtrData,
+        config: TrainConfig,
+        loss: LossConfig,
+        max_len: int,
+        seed: int,
+        device: torch.device,
+        say: Say,
+        world: World,
+    ) -> None:
+        self.model, self.config, self.loss = model.to(device), config, loss
+        self.max_len, self.seed, self.device, self.say, self.world = max_len, seed, device, say, world
+        self.split: Split = data.train
+        self.valid: Split = data.splits["valid"]
+        self.rows = min(config.rows or len(self.split), len(self.split))
+        self.single = has_batch_norm(model) and self.rows % config.batch_size == 1
+        self.steps = -(-(self.rows - self.single) // config.batch_size)
+        self.schedule = Schedule(config.schedule, config.learning_rate, config.epochs * self.steps)
+        self.optimizer = make_optimizer(model, config, device)
+        self.state = State()
+        self.interrupted = False
+        self.pause = self.saved = self.clock = 0.0
+
+    def __enter__(self) -> _Trainer:
+        self.replaced = distributed.synchronise(self.model) if self.world.size > 1 else []
+        net: nn.Module = torch.compile(self.model, dynamic=True) if self.config.compile else self.model  # pyright: ignore[reportAssignmentType]
+        self.net = distributed.parallel(net, self.world)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        distributed.restore(self.replaced)
+
+    def run(self, on_evaluation: Callable[[Evaluation], None] | None) -> None:
+        """Train until the epochs are over or valid gains no more."""
+        progress = self.state.progress
+        if self.single:
+            self.say("one row of each epoch is left out: it would be alone in the last batch, and batch norm needs two")
+        self.saved, self.pause = time.monotonic(), self.interval
+        with self._ctrl_c():
+            while progress.stopped is None:
+                self._epoch(on_evaluation)
+
+    def _epoch(self, on_evaluation: Callable[[Evaluation], None] | None) -> None:
+        progress, points = self.state.progress, evaluation_points(self.steps, self.config.evaluations)
+        order = epoch_order(self.rows, self.seed, progress.epoch)[: self.rows - self.single]
+        self.clock = time.monotonic()
+        seen = progress.loss_rows
+        with bar(f"epoch {progress.epoch + 1}", total=self.steps, unit="batch") as shown:
+            shown.update(progress.batch)
+            while progress.batch < self.steps:
+                start = progress.batch * self.config.batch_size
+                rows = order[start : start + self.config.batch_size]
+                value = self._step(rows)
+                progress.loss_sum, progress.loss_rows = (
+                    progress.loss_sum + value * len(rows),
+                    progress.loss_rows + len(rows),
+                )
+                progress.batch, progress.step = progress.batch + 1, progress.step + 1
+                shown.update()
+                if progress.batch in points:
+                    self._evaluate(progress.loss_rows - seen, on_evaluation)
+                    seen = 0
+                    if progress.stopped:
+                        return
+                self._save_when_due()
+
+    def _step(self, rows: np.ndarray) -> float:
+        """One step on a batch; return its loss. Its randomness depends on nothing that came before."""
+        progress = self.state.progress
+        torch.manual_seed(step_seed(self.seed, progress.epoch, progress.batch, self.world.rank))
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.schedule.rate(progress.step, progress.losses)
+        self.model.train()
+        self.optimizer.zero_grad(set_to_none=True)
+        parts = max(1, min(self.config.accumulate, len(rows) // 2))
+        total = torch.zeros((), device=self.device)
+        for number in range(parts):
+            part = rows[number::parts]
+            with self._part_of_step(last=number == parts - 1):
+                logits, label = self._forward(part)
+                loss = ctr_loss(logits, label, self.loss) * (len(part) / len(rows))
+                loss.backward()
+            total += loss.detach()
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
+        value, size = torch.stack([total, norm.to(total.dtype)]).tolist()
+        if not (np.isfinite(value) and np.isfinite(size)):
+            raise UserError(
+                f"the {'gradient' if np.isfinite(value) else 'loss'} is not finite",
+                where=f"epoch {progress.epoch + 1}, step {progress.step + 1}",
+                got=size if np.isfinite(value) else value,
+                todo=f"lower train.learning_rate (it is {self.config.learning_rate:g}) or add schedule.warmup_steps",
+            )
+        self.optimizer.step()
+        return value
+
+    def _forward(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Logits and labels of a batch's rows, [B] each; of several processes, each computes its share."""
+        share = rows[self.world.rank :: self.world.size]
+        silent = not len(share)  # fewer rows than processes: a stand-in row keeps the collectives in step
+        batch = make_batch(self.split, rows[:1] if silent else share, self.max_len).to(self.device)
+        if self.world.size > 1:
+            distributed.set_silent(self.model, silent)
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.config.amp):
+            logits = self.net(batch).float()
+        pairs = torch.stack([logits, batch.label], dim=1)[: len(share)]  # pyright: ignore[reportArgumentType]
+        both = distributed.gather(pairs, distributed.share_sizes(len(rows), self.world), self.world)
+        return both[:, 0], both[:, 1].detach()
+
+    def _part_of_step(self, last: bool) -> AbstractContextManager[object]:
+        """Add up the gradients of all processes once a step, with its last part."""
+        return nullcontext() if last or self.world.size == 1 else self.net.no_sync()  # pyright: ignore[reportReturnType, reportCallIssue]
+
+    def _evaluate(self, rows: int, on_evaluation: Callable[[Evaluation], None] | None) -> None:
+        state, progress, seconds = self.state, self.state.progress, time.monotonic() - self.clock
+        rate = self.optimizer.param_groups[0]["lr"]
+        score, loss = self._score()
+        best, mean_auc = (copy_weights(self.model), score, loss), None
+        if self.config.average > 1:
+            state.snapshots = [*state.snapshots, best[0]][-self.config.average :]
+            if len(state.snapshots) > 1:
+                mean = average_weights(state.snapshots)
+                self.model.load_state_dict(mean)
+                mean_auc, mean_loss = self._score()
+                self.model.load_state_dict(best[0])
+                best = (mean, mean_auc, mean_loss) if mean_auc > score else best
+        if best[1] > progress.best_auc + MIN_DELTA:
+            state.best, progress.best_auc, progress.best_logloss, progress.waited = *best, 0
+        else:
+            progress.waited, progress.losses = progress.waited + 1, progress.losses + 1
+        if progress.waited >= self.config.patience:
+            progress.stopped = "patience"
+        epoch = progress.epoch + 1
+        mean_train = progress.loss_sum / progress.loss_rows
+        done = Evaluation(
+            epoch, progress.step, mean_train, score, loss, rate, seconds, rows / max(seconds, 1e-9), mean_auc
+        )
+        progress.evaluations.append(done)
+        progress.loss_sum, progress.loss_rows = 0.0, 0
+        if progress.batch == self.steps:
+            progress.epoch, progress.batch = epoch, 0
+            if epoch == self.config.epochs:
+                progress.stopped = progress.stopped or "epochs"
+        self._tell(done)
+        self._save()
+        if on_evaluation is not None:
+            on_evaluation(done)
+        self.clock = time.monotonic()
+
+    def _score(self) -> tuple[float, float]:
+        """AUC and log-loss on valid; of several processes, each predicts its share."""
+        shares = [np.arange(len(self.valid))[rank :: self.world.size] for rank in range(self.world.size)]
+        own = predict_rows(
+            self.model,
+            self.valid,
+            shares[self.world.rank],
+            batch_size=max(self.config.batch_size, 1024),
+            max_len=self.max_len,
+            device=self.device,
+            amp=self.config.amp,
+        )
+        logits = np.empty(len(self.valid))
+        sizes = [len(share) for share in shares]
+        logits[np.concatenate(shares)] = distributed.gather(torch.from_numpy(own), sizes, self.world).numpy()
+        check_finite(logits, self.valid)
+        assert self.valid.label is not None  # noqa: S101 - checked before training
+        return auc(self.valid.label, logits), log_loss(self.valid.label, logits)
+
+    def _tell(self, done: Evaluation) -> None:
+        if self.world.main:
+            mean = "" if done.average_auc is None else f" (average {done.average_auc:.5f})"
+            self.say(
+                f"epoch {done.epoch}, step {done.step:,}: loss {done.train_loss:.4f}, "
+                f"valid AUC {done.auc:.5f}{mean}, log-loss {done.logloss:.4f}, "
+                f"rate {done.learning_rate:.2g}, {done.rows_per_second:,.0f} rows/s"
+            )
+
+    def resume(self) -> int:
+        """Go back to where the checkpoint was written; return its step."""
+        self.state = load_state(self.path, self.key, self.model, self.optimizer)
+        step = self.state.progress.step
+        if self.world.main:
+            self.say(f"goes on from step {step:,} of {self.path}")
+        return step
+
+    def _save(self) -> None:
+        if self.world.main:
+            started = time.monotonic()
+            save_state(self.path, self.key, self.model, self.optimizer, self.state)
+            self.saved = time.monotonic()
+            self.pause = max(self.interval, 20 * (self.saved - started) if self.interval else 0)
+
+    def _save_when_due(self) -> None:
+        if self.interrupted and self.world.main:
+            self._save()
+            self.say(f"interrupted: the same command goes on from {self.path}")
+            raise KeyboardInterrupt
+        if time.monotonic() - self.saved >= self.pause:
+            self._save()
+
+    @contextmanager
+    def _ctrl_c(self) -> Iterator[None]:
+        """Ctrl-C lets the step in progress end, so that the checkpoint is whole; a second one stops at once."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def note(*_: object) -> None:
+            if self.interrupted:
+                raise KeyboardInterrupt
+            self.interrupted = True
+
+        before = signal.signal(signal.SIGINT, note)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+
+def step_seed(seed: int, epoch: int, batch: int, rank: int) -> int:
+    """Return the seed of torch's random state for one step: resuming needs to keep no random state."""
+    return int(np.random.SeedSequence([seed, epoch, batch, rank]).generate_state(1, np.uint64)[0] >> np.uint64(1))
