@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 SIZE = 64
 EMBEDDING = 128
 TAGS, TAG_IDS = 5, 12
-PER_CELL = 14
+PER_CELL = 22
 """Items of each pair of topic and style."""
 
 TOPICS: dict[str, tuple[str, ...]] = {
@@ -23,7 +23,6 @@ TOPICS: dict[str, tuple[str, ...]] = {
     "sailing": ("harbour", "keel", "tide", "jib", "mooring", "regatta", "rudder", "gale"),
     "astronomy": ("comet", "telescope", "nebula", "eclipse", "orbit", "meteor", "lunar", "crater"),
     "gardening": ("compost", "seedling", "pruning", "tulip", "trellis", "mulch", "hedge", "greenhouse"),
-    "chess": ("gambit", "rook", "endgame", "checkmate", "bishop", "opening", "pawn", "castling"),
 }
 FORMS = (
     "{a} and {b}: {c} explained",
@@ -35,8 +34,8 @@ FORMS = (
     "three {a} tricks for {b} and {c}",
     "the truth about {a}, {b} and {c}",
 )
-STYLES = ("stripes", "dots", "rings", "checks", "rays")
-HUES = (0.02, 0.14, 0.36, 0.58, 0.80)
+STYLES = ("stripes", "dots", "rings", "checks")
+HUES = (0.02, 0.15, 0.36, 0.60)
 """Where each style's background lies on the colour circle, give or take `HUE_SPREAD`."""
 HUE_SPREAD = 0.045
 
@@ -129,15 +128,7 @@ def _checks(draw: ImageDraw.ImageDraw, colour: Colour, step: int, shift: int, ce
             draw.rectangle((x, y, x + step - 1, y + step - 1), colour)
 
 
-def _rays(draw: ImageDraw.ImageDraw, colour: Colour, step: int, shift: int, centre: Point) -> None:
-    x, y = centre
-    rays = 5 + step // 6
-    for ray in range(rays):
-        start = 360 * ray // rays + 3 * shift
-        draw.pieslice((x - 200, y - 200, x + 200, y + 200), start, start + 150 // rays, colour)
-
-
-PATTERNS = {"stripes": _stripes, "dots": _dots, "rings": _rings, "checks": _checks, "rays": _rays}
+PATTERNS = {"stripes": _stripes, "dots": _dots, "rings": _rings, "checks": _checks}
 
 
 def word_features(title: str, width: int = 64) -> np.ndarray:
