@@ -226,7 +226,7 @@ def compare_paths(
     found_a, notes_a = predicted(a, data, task)
     found_b, notes_b = predicted(b, data, task)
     order: tuple[SplitName, ...] = ("test", "valid")
-    shared = [name for name in order if name in found_a and name in found_b]
+    shared: list[SplitName] = [name for name in order if name in found_a and name in found_b]
     chosen: SplitName | None = split if split is not None else shared[0] if shared else None
     if chosen is None or chosen not in shared:
         raise DataError(

@@ -126,7 +126,7 @@ def _effect_row(table: Table, name: str, effect: Effect, bold: bool = False) -> 
         number(effect.auc_b),
         number(effect.difference, "+.4f"),
         number(effect.error),
-        number(effect.p),
+        "<0.0001" if effect.p is not None and effect.p < 1e-4 else number(effect.p),
         f"{effect.low:+.4f} .. {effect.high:+.4f}" if known else "-",
         style="bold" if bold else None,
     )
