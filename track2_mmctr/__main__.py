@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -31,7 +31,9 @@ ConfigOption = Annotated[str, typer.Option("--config", "-c", help="A name in tra
 SetOption = Annotated[list[str] | None, typer.Option("--set", "-s", help="Override one key: a.b=value; repeatable")]
 OutOption = Annotated[Path | None, typer.Option("--out", help="The submission [default: submissions/...zip]")]
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error")]
-TaskOption = Annotated[str | None, typer.Option("--task", help="Column to read: Task1, Task2 or Task1&2")]
+TaskOption = Annotated[
+    Literal["Task1", "Task2", "Task1&2"] | None, typer.Option("--task", help="Column to read, where there are several")
+]
 
 
 def typed(text: str) -> str:
@@ -197,11 +199,10 @@ def score(
 
     Example: python -m track2_mmctr score submissions/track2-baseline-sample.zip --data data/sample
     """
-    from track2_mmctr.app import score_path
+    from track2_mmctr.evaluate import open_data, score_path
 
     with reported(debug):
-        for report in score_path(path, data_root(data), cache_folder(cache), task).values():
-            cli.print_rich(report.render())
+        cli.print_rich(score_path(path, open_data(data_root(data), cache_folder(cache)), task).render())
         say(f"next: python -m track2_mmctr compare {path} OTHER --data {data_root(data)}")
 
 
@@ -216,10 +217,10 @@ def validate(
 
     Example: python -m track2_mmctr validate submissions/track2-baseline-sample.zip --data data/sample
     """
-    from track2_mmctr.app import validate_path
+    from track2_mmctr.evaluate import open_data, validate_path
 
     with reported(debug):
-        say(validate_path(submission, data_root(data), cache_folder(cache)).check().render())
+        say(validate_path(submission, open_data(data_root(data), cache_folder(cache))).check().render())
         say(f"next: python -m track2_mmctr score {submission}")
 
 
@@ -236,11 +237,12 @@ def compare(
 
     Example: python -m track2_mmctr compare A.zip B.zip --data data/sample
     """
-    from track2_mmctr.app import compare_paths
+    from track2_mmctr.compare import compare_paths
+    from track2_mmctr.evaluate import open_data
 
     with reported(debug):
-        for comparison in compare_paths(first, second, data_root(data), cache_folder(cache), task):
-            cli.print_rich(comparison.render())
+        found = compare_paths(first, second, open_data(data_root(data), cache_folder(cache)), task)
+        cli.print_rich(found.render())
 
 
 @app.command()

@@ -71,3 +71,34 @@ def print_result(result: RunResult, root: Path, say: Say) -> None:
     for name, report in result.reports.items():
         say(f"local score: {report.headline:.4f} AUC on {name}")
     say(f"next:        python -m track2_mmctr score {result.folder} --data {root}")
+
+
+def embed_to(
+    method: str, overrides: Sequence[str], root: Path, out: Path, cache: Path, device: str, say: Say
+) -> None:
+    """Embed the items of a data root with one method, and say how to use the file."""
+    from common.faults import FaultLog
+    from track2_mmctr.datasets.microlens import find_folder
+    from track2_mmctr.embeddings.embed import embed_items, embed_config
+
+    config = embed_config(method, overrides)
+    made = embed_items(find_folder(root), config, out, cache, choose_device(device), cores(), FaultLog(), say)
+    times = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in made.seconds.items())
+    say(f"wrote {made.path}: {made.items:,} items ({times})")
+    say(f"next: python -m track2_mmctr task1 --embedding {made.path} --data {root}")
+    say(f"or:   python -m track2_mmctr run --set features.embedding={made.path} --data {root}")
+
+
+def tune_to(
+    config: RunConfig, trials: int, root: Path, out: Path, cache: Path, variables: Mapping[str, str], say: Say
+) -> None:
+    """Search a configuration's space, print the trials, write the best configuration."""
+    from common.cli import print_rich
+    from track2_mmctr.datasets.microlens import find_folder, load_data
+    from track2_mmctr.tune import tune
+
+    environment = make_environment(config, cache, variables)
+    data = load_data(find_folder(root), config.data, config.features, cache)
+    result = tune(config, data, environment, trials=trials, out=out, say=say)
+    print_rich(result.render())
+    say(f"next: python -m track2_mmctr run --config {out} --data {root}")

@@ -20,6 +20,7 @@ from track2_mmctr.config import RunConfig
 from track2_mmctr.datasets.microlens import find_folder, load_data
 from track2_mmctr.datasets.tables import CtrData, ItemTable, Split
 from track2_mmctr.evaluate import CtrReport, evaluate
+from track2_mmctr.groups import train_counts
 from track2_mmctr.predictions import write_predictions
 from track2_mmctr.rankers import build_fitted, build_ranker
 from track2_mmctr.rankers.base import Environment, FittedRanker, Ranker, Say
@@ -280,7 +281,7 @@ def submit(
 
 def score(data: CtrData, logits: dict[str, np.ndarray]) -> dict[str, CtrReport]:
     """Return a report for each split whose labels are known."""
-    counts = np.bincount(np.asarray(data.train.target), minlength=len(data.items))
+    counts = train_counts(data)
     return {
         name: evaluate(data.splits[name], values, counts)
         for name, values in logits.items()
