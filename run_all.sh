@@ -2,6 +2,7 @@
 # ./run_all.sh          set everything up, run both tracks on the data at hand, leave validated submissions
 # ./run_all.sh test     set everything up, run lint, type checks and tests
 # ./run_all.sh track1 … set everything up, then: python -m track1_mdr run …
+# ./run_all.sh track2 … the same for track2_mmctr
 # ./run_all.sh setup    set everything up, no more
 #
 # PYTHON names the interpreter (3.11 or later); MIRC_DATA the data root (default: data/, else the shipped sample).
@@ -40,12 +41,31 @@ setup() {
     cp requirements.txt .venv/requirements.installed
 }
 
+# Whether the data root may hold one of the named folders: the default root always may.
+has() {
+    local part
+    [ -n "${MIRC_DATA:-}" ] || return 0
+    for part in "$@"; do
+        if [ -d "$MIRC_DATA/$part" ]; then return 0; fi
+    done
+    return 1
+}
+
 verb=${1:-all}
 case "$verb" in
 all)
     setup
-    .venv/bin/python -m track1_mdr run
-    # Track 2 joins here.
+    # Of a data root that holds one track only, the other is left out; without either, Track 1 says what to do.
+    if has mmdocir m2kr || ! has microlens MicroLens_1M_x1; then
+        .venv/bin/python -m track1_mdr run
+    else
+        echo "track1: no data in $MIRC_DATA, skipped"
+    fi
+    if has microlens MicroLens_1M_x1; then
+        .venv/bin/python -m track2_mmctr run
+    else
+        echo "track2: no data in $MIRC_DATA, skipped"
+    fi
     ;;
 test)
     setup
@@ -60,11 +80,16 @@ track1)
     shift
     .venv/bin/python -m track1_mdr run "$@"
     ;;
+track2)
+    setup
+    shift
+    .venv/bin/python -m track2_mmctr run "$@"
+    ;;
 setup)
     setup
     ;;
 -h | --help | help)
-    sed -n '2,8s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+    sed -n '2,9s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
     ;;
 *)
     echo "error: unknown verb '$verb'; try ./run_all.sh --help" >&2

@@ -74,7 +74,14 @@ def test_help_names_every_verb_and_sets_nothing_up(skeleton: Skeleton) -> None:
     for flag in ("--help", "-h", "help"):
         done = skeleton.run(flag)
         assert done.returncode == 0, done.stderr
-        for verb in ("./run_all.sh ", "./run_all.sh test", "./run_all.sh track1", "./run_all.sh setup", "MIRC_DATA"):
+        for verb in (
+            "./run_all.sh ",
+            "./run_all.sh test",
+            "./run_all.sh track1",
+            "./run_all.sh track2",
+            "./run_all.sh setup",
+            "MIRC_DATA",
+        ):
             assert verb in done.stdout
         assert not any(line.startswith(("#", "set -")) for line in done.stdout.splitlines())
     assert not (skeleton.home / ".venv").exists()
@@ -142,14 +149,41 @@ def test_an_install_that_failed_is_done_again(skeleton: Skeleton) -> None:
     assert skeleton.calls() == ["python3 -m venv .venv", INSTALL]
 
 
-def test_the_main_job_and_track1_run_what_they_say_from_any_folder(skeleton: Skeleton, tmp_path: Path) -> None:
+RUNS = ["venv/python -m track1_mdr run", "venv/python -m track2_mmctr run"]
+
+
+def test_the_main_job_and_each_track_run_what_they_say_from_any_folder(skeleton: Skeleton, tmp_path: Path) -> None:
     skeleton.python("python3")
     skeleton.run("setup")
     skeleton.calls()
     assert skeleton.run(cwd=tmp_path).returncode == 0
-    assert skeleton.calls() == ["venv/python -m track1_mdr run"]
-    assert skeleton.run("track1", "--config", "my route", cwd=tmp_path).returncode == 0
-    assert skeleton.calls() == ["venv/python -m track1_mdr run --config my route"]
+    assert skeleton.calls() == RUNS
+    for track, run in zip(("track1", "track2"), RUNS, strict=True):
+        assert skeleton.run(track, "--config", "my route", cwd=tmp_path).returncode == 0
+        assert skeleton.calls() == [f"{run} --config my route"]
+
+
+@pytest.mark.parametrize(
+    ("folders", "run", "said"),
+    [
+        (["m2kr"], RUNS[:1], "track2: no data"),
+        (["microlens"], RUNS[1:], "track1: no data"),
+        (["MicroLens_1M_x1", "mmdocir"], RUNS, ""),
+        ([], RUNS[:1], "track2: no data"),  # Track 1 then says that there is nothing at all
+    ],
+)
+def test_a_data_root_with_one_track_runs_that_one(
+    folders: list[str], run: list[str], said: str, skeleton: Skeleton, tmp_path: Path
+) -> None:
+    skeleton.python("python3")
+    skeleton.run("setup")
+    skeleton.calls()
+    for name in folders:
+        (tmp_path / "data" / name).mkdir(parents=True)
+    done = skeleton.run(MIRC_DATA=str(tmp_path / "data"))
+    assert done.returncode == 0, done.stderr
+    assert skeleton.calls() == run
+    assert said in done.stdout
 
 
 def test_test_runs_lint_types_and_tests_and_passes_arguments_to_pytest(skeleton: Skeleton) -> None:

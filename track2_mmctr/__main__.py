@@ -270,7 +270,9 @@ def tune(
 @app.command()
 def ensemble(
     runs: Annotated[list[Path], typer.Argument(help="Folders of two or more runs")],
-    method: Annotated[str, typer.Option(help="stacked (fitted on valid), mean or rank")] = "stacked",
+    method: Annotated[
+        Literal["stacked", "mean", "rank"], typer.Option(help="stacked = weights fitted on valid")
+    ] = "stacked",
     data: DataOption = None,
     out: OutOption = None,
     cache: CacheOption = None,

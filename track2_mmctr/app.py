@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from common.config import load_config
 from common.device import choose_device
@@ -12,6 +13,9 @@ from track2_mmctr.config import CONFIG_FOLDER, RunConfig
 from track2_mmctr.pipeline import RunResult, fit_run, run, training_key
 from track2_mmctr.rankers.base import Environment
 from track2_mmctr.training.distributed import init_world
+
+if TYPE_CHECKING:
+    from track2_mmctr.ensemble import Method
 
 Say = Callable[[str], None]
 
@@ -73,9 +77,7 @@ def print_result(result: RunResult, root: Path, say: Say) -> None:
     say(f"next:        python -m track2_mmctr score {result.folder} --data {root}")
 
 
-def embed_to(
-    method: str, overrides: Sequence[str], root: Path, out: Path, cache: Path, device: str, say: Say
-) -> None:
+def embed_to(method: str, overrides: Sequence[str], root: Path, out: Path, cache: Path, device: str, say: Say) -> None:
     """Embed the items of a data root with one method, and say how to use the file."""
     from common.faults import FaultLog
     from track2_mmctr.datasets.microlens import find_folder
@@ -96,9 +98,28 @@ def tune_to(
     from common.cli import print_rich
     from track2_mmctr.datasets.microlens import find_folder, load_data
     from track2_mmctr.tune import tune
+    from track2_mmctr.tune_table import render_tune
 
     environment = make_environment(config, cache, variables)
     data = load_data(find_folder(root), config.data, config.features, cache)
     result = tune(config, data, environment, trials=trials, out=out, say=say)
-    print_rich(result.render())
+    print_rich(render_tune(result))
     say(f"next: python -m track2_mmctr run --config {out} --data {root}")
+
+
+def ensemble_to(
+    folders: Sequence[Path], method: Method, root: Path, out: Path, cache: Path, home: Path, say: Say
+) -> None:
+    """Combine runs into one submission and one run folder."""
+    from common.cli import print_rich
+    from track2_mmctr.ensemble import ensemble
+    from track2_mmctr.ensemble_table import render_ensemble
+    from track2_mmctr.evaluate import open_data
+
+    data = open_data(root, cache)
+    result = ensemble(folders, data, out, runs=home / "runs", repository=home, say=say, method=method)
+    print_rich(render_ensemble(result))
+    say(f"run record:  {result.folder}")
+    if result.validation is not None:
+        say(result.validation.render())
+    say(f"next:        python -m track2_mmctr score {result.folder} --data {root}")
