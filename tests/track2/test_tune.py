@@ -20,6 +20,7 @@ from rich.console import Console
 
 from common.config import load_config
 from common.errors import ConfigError, DataError
+from tests.track2.ctr_files import write_layout
 from track2_mmctr.config import FeatureConfig, RangeConfig, RunConfig, TrainConfig, TuneConfig
 from track2_mmctr.datasets.tables import CtrData, ItemTable, Split
 from track2_mmctr.rankers.base import Environment
@@ -477,3 +478,40 @@ def test_the_space_keeps_its_order_and_types() -> None:
     assert space.defaults() == {"train.learning_rate": 0.05, "features.dim": 64, "ranker.batch_norm": True}
     text = TuneConfig(space={"train.learning_rate": RangeConfig.model_validate({"low": "1e-4", "high": "1e-2"})})
     assert read_space(run_config().model_copy(update={"tune": text})).defaults() == {}
+
+
+# --- the real fit ---
+
+
+@pytest.fixture(scope="module")
+def layout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("layout")
+    write_layout(folder, items=40, rows=600, eval_rows=200)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("ranker", "space"),
+    [
+        ({"type": "popularity"}, {"ranker.smoothing": {"low": 1, "high": 1000, "log": True}}),
+        (
+            {"type": "din", "attention_units": [16], "hidden_units": [16]},
+            {"train.learning_rate": {"low": 1e-3, "high": 1e-2, "log": True}, "data.max_len": {"choices": [4, 8, 64]}},
+        ),
+    ],
+)
+def test_real_rankers_are_tuned(
+    tmp_path: Path, layout: Path, ranker: dict[str, Any], space: dict[str, dict[str, Any]]
+) -> None:
+    from track2_mmctr.datasets.microlens import load_data
+    from track2_mmctr.pipeline import fit_run
+
+    data_ = {"train": {"epochs": 2, "batch_size": 128}, "features": {"dim": 4}, "ranker": ranker}
+    config = run_config(space, **data_)
+    data = load_data(layout, config.data, config.features, tmp_path / "cache")
+    place = Environment("cpu", 1, tmp_path / "cache")
+    result = tune(config, data, place, trials=2, out=tmp_path / "best.yaml", say=lambda _: None)
+    assert [row.state for row in result.rows] == ["finished"] * 2
+    assert result.rows[0].values != result.rows[1].values
+    best = load_config(RunConfig, str(tmp_path / "best.yaml"), tmp_path)
+    assert fit_run(best, data, place, tmp_path / "again", lambda _: None).valid_auc == result.best.auc
