@@ -4,6 +4,8 @@ import json
 import os
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -156,12 +158,13 @@ def test_a_kill_during_packing_leaves_nothing_to_be_taken_for_data(planted: Plan
     cache = planted.folder.parent / "cache" / "track2"
     assert list(cache.rglob("history.npy")), "the kill came after the arrays"
     check(load(planted.folder), planted)
+    assert not list(cache.rglob(".partial-*")), "what the kill left is cleared away"
 
 
 @pytest.mark.parametrize("damage", ["cut", "gone", "manifest", "format"])
 def test_a_damaged_cache_entry_is_made_again(planted: Planted, damage: str) -> None:
     load(planted.folder)
-    entries = [path.parent for path in (planted.folder.parent / "cache" / "track2").rglob("manifest.json")]
+    entries = [path.parent for path in (planted.folder.parent / "cache" / "track2").glob("*/arrays/manifest.json")]
     assert len(entries) == 3
     for entry in entries:
         manifest = entry / "manifest.json"
@@ -185,6 +188,23 @@ def test_disk_full_is_an_error_and_leaves_no_entry(planted: Planted, monkeypatch
     with pytest.raises(OSError, match="No space left"):
         load(planted.folder)
     assert not list((planted.folder.parent / "cache").rglob("*.npy"))
+
+
+def test_processes_that_start_together_pack_once(planted: Planted, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, calls = packing._write, []
+
+    def slow(*arguments: object) -> None:
+        calls.append(1)
+        time.sleep(0.1)
+        whole(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(packing, "_write", slow)
+    path, cache = planted.folder / FOLDER / "train.parquet", planted.folder.parent / "cache"
+    with ThreadPoolExecutor(4) as pool:
+        packed = list(pool.map(lambda _: packing.pack(path, "train", 51, cache).split, range(4)))
+    assert len(calls) == 1
+    for split in packed:
+        np.testing.assert_array_equal(split.target, planted.targets["train"])
 
 
 def test_a_growing_npy_file_equals_numpy_s(tmp_path: Path) -> None:
@@ -336,5 +356,7 @@ def test_item_seq_and_item_emb_are_accepted_when_they_are_right(planted: Planted
     pq.write_table(pa.table({"user_id": [5, 5, 6, 7], "item_seq": lists}), planted.folder / "item_seq.parquet")
     emb = pa.table({"item_id": np.arange(1, 51), "txt_emb_BERT": list_column(np.ones((50, 4)))})
     pq.write_table(emb, planted.folder / "item_emb.parquet")
-    check(load(planted.folder), planted)
-    check(load(planted.folder), planted)
+    for _ in range(2):
+        data = load(planted.folder)
+        check(data, planted)
+        assert not [note for note in data.notes if "fault" in note]

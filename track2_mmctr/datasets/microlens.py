@@ -28,7 +28,7 @@ from track2_mmctr.config import DataConfig, FeatureConfig
 from track2_mmctr.datasets.items import check_unique, embedding_of, item_table, levels_from, read_features, read_info
 from track2_mmctr.datasets.leaks import check_leaks
 from track2_mmctr.datasets.packing import FORMAT, check_ids, check_labels, pack
-from track2_mmctr.datasets.schema import Place, Table, flat
+from track2_mmctr.datasets.schema import Place, Table, flat, plain
 from track2_mmctr.datasets.tables import SPLITS, CtrData, Split, SplitName
 
 INNER = "MicroLens_1M_x1"
@@ -105,7 +105,7 @@ def load_data(
         source = found.get("train") or (pack(train, "train", len(info), cache).split if train.is_file() else None)
         levels = levels_from(source, len(info), notes, "item_feature.parquet")
     items = item_table(info, levels, embedding_of(features.embedding, info))
-    _check_others(folder, len(info), cache)
+    _check_others(folder, len(info), cache, notes)
     notes += check_leaks(list(found.values()), config.leaks, cache)
     return CtrData(folder, found, items, notes)
 
@@ -165,21 +165,33 @@ def _first(ids: np.ndarray) -> str:
     return f" (first: {ids[0]})" if len(ids) else ""
 
 
-def _check_others(folder: Path, items: int, cache: Path) -> None:
-    """Check item_emb.parquet and item_seq.parquet, once for each content of them."""
-    path = _optional(folder, "item_emb.parquet")
-    if path is not None:
-        ids, place = Table(path, {"item_id": "integer"}).read("item_id"), Place(path, "item_id")
-        place.refuse((ids < 0) | (ids >= items), ids, "an item id is outside the item table", f"0..{items - 1}")
-        check_unique(ids, place)
-    path = _optional(folder, "item_seq.parquet")
-    if path is None:
-        return
+def _check_others(folder: Path, items: int, cache: Path, notes: list[str]) -> None:
+    """Check item_emb.parquet and item_seq.parquet. Nothing here reads them, so that their faults stop nothing."""
+    for name, check in (("item_emb.parquet", _check_item_emb), ("item_seq.parquet", _check_item_seq)):
+        path = _optional(folder, name)
+        if path is None:
+            continue
+        try:
+            check(path, items, cache)
+        except DataError as error:
+            fault = "; ".join(line.strip() for line in error.block().splitlines())
+            notes.append(f"{name} has a fault (nothing here reads it): {fault}")
+
+
+def _check_item_emb(path: Path, items: int, _: Path) -> None:
+    ids, place = Table(path, {"item_id": "integer"}).read("item_id"), Place(path, "item_id")
+    place.refuse((ids < 0) | (ids >= items), ids, "an item id is outside the item table", f"0..{items - 1}")
+    check_unique(ids, place)
+
+
+def _check_item_seq(path: Path, items: int, cache: Path) -> None:
+    """Check all sequences, once for each content of the file: it has some 6 million rows."""
     table = Table(path, {"user_id": "integer", "item_seq": "integers"})
     done = cache / "track2" / f"checked-{digest('item_seq', FORMAT, items, file_digest(path))[:32]}.json"
     if done.is_file():
         return
     for first, batch in table.batches(what="checking item_seq"):
+        plain(batch.column("user_id"), Place(path, "user_id", first))
         place = Place(path, "item_seq", first)
         values, lengths = flat(batch.column("item_seq"), place)
         outside = (values < 0) | (values >= items)

@@ -2,7 +2,7 @@
 
 Layout of one entry, named after the SHA-256 of the file's content, the vocabulary and the format::
 
-    <cache>/track2/<key>/
+    <cache>/track2/<key>/arrays/
         users.npy history.npy offsets.npy target.npy levels.npy [label.npy] [ids.npy] [oracle.npy]
         manifest.json     written last: what there is, of which type and shape
 
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -119,11 +120,13 @@ def pack(path: Path, name: SplitName, items: int, cache: Path) -> Packed:
     """
     table = open_split(path, name)
     content = file_digest(path)
-    folder = cache / "track2" / digest("split", FORMAT, name, items, content)[:32]
+    folder = cache / "track2" / digest("split", FORMAT, name, items, content)[:32] / "arrays"
     packed = _open(folder, name, content)
     if packed is None:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder.with_name(f"{folder.name}.lock")):  # the processes of one run pack once
+        with FileLock(folder.with_name("lock")):  # the processes of one run pack once
+            for stale in folder.parent.glob(".partial-*"):  # of one that was killed: we have the lock
+                shutil.rmtree(stale, ignore_errors=True)
             if (packed := _open(folder, name, content)) is None:
                 with atomic_folder(folder) as temporary:
                     _write(table, name, items, temporary)
