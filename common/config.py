@@ -42,13 +42,17 @@ def load_config(model: type[C], name_or_path: str, folder: Path, overrides: Sequ
         No such file, not YAML, an unknown key (with the nearest known one) or a value out of range.
     """
     path = find_config(name_or_path, folder)
-    data = read_yaml(path)
+    return make_config(model, read_yaml(path), overrides, path)
+
+
+def make_config(model: type[C], data: dict[str, Any], overrides: Sequence[str], where: object) -> C:
+    """Validate a mapping of values after the overrides `a.b=value`; `where` is named in errors, as `load_config`'s."""
     for override in overrides:
         apply_override(data, override)
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        raise _explain(error, model, path) from None
+        raise _explain(error, model, where) from None
 
 
 def find_config(name_or_path: str, folder: Path) -> Path:
@@ -120,18 +124,18 @@ def _mapping(loader: _StrictLoader, node: yaml.MappingNode) -> dict[Any, Any]:
 _StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
 
 
-def _explain(error: ValidationError, model: type[BaseModel], path: Path) -> ConfigError:
+def _explain(error: ValidationError, model: type[BaseModel], where: object) -> ConfigError:
     lines: list[str] = []
     for item in error.errors(include_url=False):
-        where = ".".join(str(part) for part in item["loc"])
+        key = ".".join(str(part) for part in item["loc"])
         if item["type"] == "extra_forbidden":
             known = sorted(_field_names(model))
             near = difflib.get_close_matches(str(item["loc"][-1]), known, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
-            lines.append(f"  {where}: unknown key{hint}")
+            lines.append(f"  {key}: unknown key{hint}")
         else:
-            lines.append(f"  {where}: {item['msg']}, got {_short(item['input'])}")
-    return ConfigError("the configuration has errors:\n" + "\n".join(lines), where=path)
+            lines.append(f"  {key}: {item['msg']}, got {_short(item['input'])}")
+    return ConfigError("the configuration has errors:\n" + "\n".join(lines), where=where)
 
 
 def _short(value: object, limit: int = 80) -> str:

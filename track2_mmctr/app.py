@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common.config import load_config
+from common.config import load_config, make_config
 from common.device import choose_device
 from common.experiment import cores
 from track2_mmctr.config import CONFIG_FOLDER, RunConfig
@@ -81,9 +81,10 @@ def embed_to(method: str, overrides: Sequence[str], root: Path, out: Path, cache
     """Embed the items of a data root with one method, and say how to use the file."""
     from common.faults import FaultLog
     from track2_mmctr.datasets.microlens import find_folder
-    from track2_mmctr.embeddings.embed import embed_items, embed_config
+    from track2_mmctr.embeddings.config import EmbedConfig
+    from track2_mmctr.embeddings.embed import embed_items
 
-    config = embed_config(method, overrides)
+    config = make_config(EmbedConfig, {"method": method}, overrides, "embed")
     made = embed_items(find_folder(root), config, out, cache, choose_device(device), cores(), FaultLog(), say)
     times = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in made.seconds.items())
     say(f"wrote {made.path}: {made.items:,} items ({times})")

@@ -18,7 +18,7 @@ from common.submission.mmctr import write_submission
 from common.submission.mmctr_validate import ValidationReport
 from track2_mmctr.config import RunConfig
 from track2_mmctr.datasets.microlens import find_folder, load_data
-from track2_mmctr.datasets.tables import CtrData, ItemTable, Split
+from track2_mmctr.datasets.tables import CtrData, ItemTable, Split, SplitName
 from track2_mmctr.evaluate import CtrReport, evaluate
 from track2_mmctr.groups import train_counts
 from track2_mmctr.predictions import write_predictions
@@ -131,7 +131,8 @@ def fit_run(
     UserError
         A fault of the data or the configuration; training that diverges.
     """
-    for name in ("train", "valid"):
+    needed: tuple[SplitName, ...] = ("train", "valid")
+    for name in needed:
         if name not in data.splits or data.splits[name].label is None:
             raise DataError(f"training needs {name}.parquet with labels", where=data.folder, todo="see data/README.md")
     fit = _fit_neural if config.ranker.neural else _fit_other
@@ -204,7 +205,7 @@ class RunResult:
 
     submission: Path | None
     validation: ValidationReport | None
-    reports: dict[str, CtrReport]
+    reports: dict[SplitName, CtrReport]
     folder: Path
 
 
@@ -228,7 +229,10 @@ def run(
         with record.stage("train"):
             fitted = fit_run(config, data, environment, unfinished, say)
         with record.stage("predict"):
-            logits = {name: fitted.predict(split) for name, split in data.splits.items() if name != "train"}
+            logits: dict[SplitName, np.ndarray] = {}
+            for name, split in data.splits.items():
+                if name != "train":
+                    logits[name] = fitted.predict(split)
         with record.stage("save"):  # before anything else can fail
             fitted.save(record.folder / "model")
             for name, values in logits.items():
@@ -267,7 +271,7 @@ def remove_unfinished(folder: Path) -> None:
 
 
 def submit(
-    config: RunConfig, data: CtrData, logits: dict[str, np.ndarray], out: Path, record: Experiment, say: Say
+    config: RunConfig, data: CtrData, logits: dict[SplitName, np.ndarray], out: Path, record: Experiment, say: Say
 ) -> ValidationReport | None:
     """Write the submission of the test split; None, with a line that says so, without one."""
     test = data.splits.get("test")
@@ -279,7 +283,7 @@ def submit(
     return report
 
 
-def score(data: CtrData, logits: dict[str, np.ndarray]) -> dict[str, CtrReport]:
+def score(data: CtrData, logits: dict[SplitName, np.ndarray]) -> dict[SplitName, CtrReport]:
     """Return a report for each split whose labels are known."""
     counts = train_counts(data)
     return {
