@@ -97,6 +97,7 @@ class TransformerDcnConfig(BaseRankerConfig):
     mask: Literal["right", "inverted"] = Field(
         default="right", description="inverted = as published: real positions are ignored and padding is read"
     )
+    width: int = Field(default=100, ge=1, description="columns of the stored history, padding included (inverted)")
     cross_layers: int = Field(default=3, ge=0)
     cross_rank: int = Field(
         default=0, ge=0, description="of the cross matrices; 0 = full, as published (248 M parameters)"
@@ -115,8 +116,11 @@ class TransformerDcnQuantConfig(TransformerDcnConfig):
     codes: int = Field(default=5, ge=2, description="k-means centres a level")
     neighbours: int = Field(default=10, ge=0, description="nearest items by inner product, embedded as ids (top_k)")
     code_items: bool = Field(
-        default=True,
-        description="a level's code is the item nearest to its centre, as published; false = the centre's number",
+        default=False,
+        description="a level's code is the item nearest to the residual, as published; false = its centre's number",
+    )
+    combine: Literal["concat", "mean"] = Field(
+        default="concat", description="of the learnt vectors of codes and neighbours; concat = as published"
     )
     keep_embedding: bool = Field(
         default=False, description="keep the frozen vector beside the codes (published: dropped)"
