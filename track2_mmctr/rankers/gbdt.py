@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from common.atomic import write_text
 from common.errors import DataError
+from common.hashing import digest
 from track2_mmctr.config import FeatureConfig, GbdtConfig
 from track2_mmctr.datasets.tables import CtrData, ItemTable, Split
 from track2_mmctr.rankers.base import Say
@@ -85,9 +86,11 @@ class Gbdt:
         """Write `lightgbm.txt`, `ranker.safetensors` (the counts) and `ranker.json`."""
         if self.booster is None or self.counts is None:
             raise RuntimeError("save before fit")
-        write_text(folder / MODEL, self.booster.model_to_string())
+        text = self.booster.model_to_string()
+        write_text(folder / MODEL, text)
         values = {
             "type": "gbdt",
+            "trees": digest(text),
             "config": self.config.model_dump(mode="json"),
             "features": self.features.model_dump(mode="json"),
             "names": self.names,
@@ -102,11 +105,14 @@ class Gbdt:
         """Read what `save` wrote; `DataError` when it is damaged."""
         import lightgbm as lgb
 
-        keys = {"config", "features", "names", "rate", "best_iteration", "digest"}
-        values, arrays = load_state(folder, "gbdt", keys, set(ARRAYS))
+        keys = {"trees", "config", "features", "names", "rate", "best_iteration", "digest"}
+        values, arrays = load_state(folder, "gbdt", keys, frozenset(ARRAYS))
         try:
             ranker = cls(GbdtConfig.model_validate(values["config"]), FeatureConfig.model_validate(values["features"]))
-            ranker.booster = lgb.Booster(model_str=(folder / MODEL).read_text(encoding="utf-8"))
+            text = (folder / MODEL).read_text(encoding="utf-8")
+            if digest(text) != values["trees"]:  # LightGBM reads a file that was cut short without a word
+                raise DataError("the trees are damaged, or of another fit", where=folder / MODEL, todo=TODO)
+            ranker.booster = lgb.Booster(model_str=text)
         except (OSError, ValidationError, UnicodeDecodeError, lgb.basic.LightGBMError) as error:
             raise DataError("the fitted ranker is missing or damaged", where=folder, got=error, todo=TODO) from None
         ranker.names, ranker.digest = values["names"], values["digest"]

@@ -76,7 +76,7 @@ class Popularity:
     def load(cls, folder: Path) -> Self:
         """Read what `save` wrote; `DataError` when it is damaged."""
         keys = {"smoothing", "ids", "levels", "digest"}
-        values, arrays = load_state(folder, "popularity", keys, {"clicks", "rows", "weights"})
+        values, arrays = load_state(folder, "popularity", keys, frozenset({"clicks", "rows", "weights"}))
         features = FeatureConfig(ids=values["ids"], target_levels=values["levels"])
         ranker = cls(PopularityConfig(type="popularity", smoothing=values["smoothing"]), features)
         ranker.clicks, ranker.rows, ranker.weights = arrays["clicks"], arrays["rows"], arrays["weights"]

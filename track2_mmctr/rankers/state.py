@@ -26,7 +26,9 @@ def save_state(folder: Path, values: dict[str, Any], arrays: dict[str, np.ndarra
     write_text(folder / VALUES, json.dumps(values, indent=1, sort_keys=True) + "\n")
 
 
-def load_state(folder: Path, kind: str, keys: set[str], arrays: set[str] = frozenset()) -> tuple[dict[str, Any], dict]:  # pyright: ignore[reportArgumentType, reportMissingTypeArgument]
+def load_state(
+    folder: Path, kind: str, keys: set[str], arrays: frozenset[str] = frozenset()
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Read what `save_state` wrote.
 
     Raises
@@ -34,7 +36,7 @@ def load_state(folder: Path, kind: str, keys: set[str], arrays: set[str] = froze
     DataError
         A file is missing or damaged, is that of another kind of ranker, or lacks a key or an array.
     """
-    values = read_values(folder / VALUES, kind, keys)
+    values = _read_values(folder / VALUES, kind, keys)
     if not arrays:
         return values, {}
     from safetensors import SafetensorError
@@ -52,8 +54,7 @@ def load_state(folder: Path, kind: str, keys: set[str], arrays: set[str] = froze
     return values, loaded
 
 
-def read_values(path: Path, kind: str, keys: set[str]) -> dict[str, Any]:
-    """Read a JSON object of this `type` with these keys; raise `DataError` otherwise."""
+def _read_values(path: Path, kind: str, keys: set[str]) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
