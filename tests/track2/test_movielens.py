@@ -1,107 +1,25 @@
 """MovieLens in the official layout, against the log by brute force; and nothing from the future."""
 
-import io
-import json
 import os
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
-from PIL import Image
 
-from common.errors import ConfigError, DataError
-from track2_mmctr.datasets.movielens import PreparedMovieLens, Shares, decile_levels, prepare_movielens
-
-Event = tuple[int, int, int, int]
-ITEMS = 30
-
-
-def random_log(seed: int = 3, users: int = 12, events: int = 240) -> list[Event]:
-    """Ratings (user, item, rating, time) with many ties in time, each pair once."""
-    rng = np.random.default_rng(seed)
-    pairs = rng.permutation(users * ITEMS)[:events]
-    times = rng.integers(1000, 1060, events)
-    ratings = rng.integers(1, 6, events)
-    return [
-        (int(p) // ITEMS + 1, int(p) % ITEMS + 1, int(r), int(t)) for p, r, t in zip(pairs, ratings, times, strict=True)
-    ]
-
-
-def jpeg(item: int) -> bytes:
-    buffer = io.BytesIO()
-    Image.new("RGB", (8, 12), (item % 256, 40, 90)).save(buffer, "JPEG")
-    return buffer.getvalue()
-
-
-def write_source(root: Path, log: list[Event], *, posters: bool = True, texts: bool = True) -> Path:
-    """An invented MovieLens: item 1 has no poster, items 1 and 2 no overview, item 2 a description, 3 six genres."""
-    folder = root / "ml-100k"
-    folder.mkdir(parents=True)
-    lines = []
-    for item in range(1, ITEMS + 1):
-        flags = [int(g == item % 19 or (item == 3 and g < 5)) for g in range(19)]
-        lines.append(f"{item}|Caf\xe9 {item} (1995)|01-Jan-1995||http://none|" + "|".join(map(str, flags)))
-    (folder / "u.item").write_bytes("\n".join(lines).encode("latin-1"))
-    (folder / "u.data").write_text("".join("\t".join(map(str, event)) + "\n" for event in log))
-    if texts:
-        rows = "".join(f'{i},"About {i},\nlong"\n' for i in range(3, ITEMS + 1))
-        (folder / "items_with_overview.csv").write_text("movie_id,overview\n1,\n" + rows)
-        (folder / "movielens100k_details.csv").write_text("movie_id,description\n2,Described 2\n3,Described 3\n")
-    if posters:
-        (root / "ml-100k-posters").mkdir()
-        for item in range(2, ITEMS + 1):
-            (root / "ml-100k-posters" / f"{item}.jpg").write_bytes(jpeg(item))
-    return root
-
-
-def prepare(tmp_path: Path, log: list[Event], name: str = "a", **options) -> tuple[PreparedMovieLens, Path]:
-    out = tmp_path / f"{name}-out"
-    return prepare_movielens(write_source(tmp_path / name, log), out, **options), out
-
-
-def read_splits(out: Path) -> dict[str, pl.DataFrame]:
-    answers = pl.read_parquet(out / "answers.parquet")
-    splits = {name: pl.read_parquet(out / f"MicroLens_1M_x1/{name}.parquet") for name in ("train", "valid", "test")}
-    assert splits["test"]["ID"].to_list() == list(range(splits["test"].height)) == answers["ID"].to_list()
-    splits["test"] = splits["test"].with_columns(answers["label"])
-    return splits
-
-
-def all_rows(out: Path) -> list[dict]:
-    return [row for split in read_splits(out).values() for row in split.iter_rows(named=True)]
-
-
-def expected_history(log: list[Event], user: int, time: int) -> list[int]:
-    liked = sorted((t, item) for u, item, rating, t in log if u == user and rating >= 4 and t < time)
-    return [item for _, item in liked][-100:]
-
-
-def check_rows(log: list[Event], out: Path) -> int:
-    """Compare every row with the log, by brute force; return the number of events before the first row."""
-    events = sorted((t, u, i, r) for u, i, r, t in log)
-    rows = all_rows(out)
-    warm_up = events[: len(events) - len(rows)]
-    later = events[len(warm_up) :]
-    feature = pl.read_parquet(out / "item_feature.parquet")
-    assert feature["item_id"].to_list() == list(range(1, feature.height + 1))
-    levels = {row["item_id"]: (row["likes_level"], row["views_level"]) for row in feature.iter_rows(named=True)}
-    for row, (time, user, item, rating) in zip(rows, later, strict=True):
-        assert (row["user_id"], row["item_id"], row["label"]) == (user, item, int(rating >= 4))
-        assert len(row["item_seq"]) == 100
-        assert (row["likes_level"], row["views_level"]) == levels[item]
-        history = expected_history(log, user, time)
-        assert row["item_seq"] == [0] * (100 - len(history)) + history
-    counts = {item: [0, 0] for item in levels}
-    for _, _, item, rating in warm_up:
-        counts[item][0] += rating >= 4
-        counts[item][1] += 1
-    for kind in (0, 1):
-        seen = [pair[kind] for pair in counts.values() if pair[kind]]
-        for item, pair in counts.items():
-            rank = sum(other < pair[kind] for other in seen)
-            assert levels[item][kind] == (1 + 10 * rank // len(seen) if pair[kind] else 1)
-    return len(warm_up)
+from common.errors import ConfigError
+from tests.track2.tiny_movielens import (
+    ITEMS,
+    Event,
+    all_rows,
+    check_rows,
+    expected_history,
+    jpeg,
+    prepare,
+    random_log,
+    write_source,
+)
+from track2_mmctr.datasets.movielens import Shares, decile_levels, prepare_movielens
 
 
 def test_rows_histories_and_levels_against_the_log(tmp_path):
@@ -245,135 +163,6 @@ def test_levels_are_deciles_of_ranks():
     assert decile_levels(np.arange(1, 101)).tolist() == [1 + k // 10 for k in range(100)]
     assert decile_levels(np.array([7, 0, 7, 0])).tolist() == [1, 1, 1, 1]
     assert decile_levels(np.zeros(3, dtype=np.int64)).tolist() == [1, 1, 1]
-
-
-@pytest.mark.parametrize(
-    ("line", "expected", "got"),
-    [
-        ("1\t2\t5", "four whole numbers", "1\\t2\\t5"),
-        ("1 2 5 100", "four whole numbers", "1 2 5 100"),
-        ("1\t2\t4.5\t100", "four whole numbers", "4.5"),
-        ("1\t2\t6\t100", "a rating of 1..5", "6"),
-        ("1\t2\t0\t100", "a rating of 1..5", "0"),
-        ("1\t31\t5\t100", "1..30", "31"),
-        ("1\t0\t5\t100", "1..30", "0"),
-        ("0\t2\t5\t100", "user id", "0"),
-        ("1\t9\t2\t999", "one rating of a movie by a user", "line 1"),
-    ],
-)
-def test_a_bad_rating_is_named_by_its_line(tmp_path, line, expected, got):
-    root = write_source(tmp_path / "bad", [(1, 9, 3, 50), (2, 3, 4, 60)])
-    path = root / "ml-100k/u.data"
-    path.write_text(path.read_text() + line + "\n")
-    with pytest.raises(DataError) as caught:
-        prepare_movielens(root, tmp_path / "out")
-    error = caught.value
-    assert str(error.where) == f"{path}, line 3"
-    assert expected in str(error.expected) and got in str(error.got)
-    assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize(
-    ("line", "expected"),
-    [
-        ("3|Short|x", "24 fields"),
-        ("5|Gap|||x" + "|0" * 19, "movie id 3"),
-        ("3|Flag|||x" + "|2" * 19, "genre flags"),
-    ],
-)
-def test_a_bad_movie_is_named_by_its_line(tmp_path, line, expected):
-    root = write_source(tmp_path / "bad", random_log())
-    path = root / "ml-100k/u.item"
-    lines = path.read_text(encoding="latin-1").split("\n")
-    lines[2] = line
-    path.write_text("\n".join(lines), encoding="latin-1")
-    with pytest.raises(DataError) as caught:
-        prepare_movielens(root, tmp_path / "out")
-    assert str(caught.value.where) == f"{path}, line 3" and expected in str(caught.value.expected)
-
-
-@pytest.mark.parametrize("name", ["u.data", "u.item"])
-def test_a_missing_file_is_named_with_where_to_get_it(tmp_path, name):
-    root = write_source(tmp_path / "bad", random_log())
-    (root / "ml-100k" / name).unlink()
-    with pytest.raises(DataError, match=name) as caught:
-        prepare_movielens(root, tmp_path / "out")
-    assert "grouplens.org" in str(caught.value.todo)
-
-
-def test_texts_and_posters_may_be_absent_and_this_is_said(tmp_path):
-    root = write_source(tmp_path / "bare", random_log(), posters=False, texts=False)
-    result = prepare_movielens(root / "ml-100k", tmp_path / "out")
-    assert (result.counts["overviews"], result.counts["posters"]) == (0, 0)
-    said = "\n".join(result.notes)
-    assert "items_with_overview.csv" in said and "movielens100k_details.csv" in said and "ml-100k-posters" in said
-    assert not list((tmp_path / "out/item_images").iterdir())
-
-
-def test_posters_are_found_from_the_inner_folder(tmp_path):
-    root = write_source(tmp_path / "whole", random_log())
-    assert prepare_movielens(root / "ml-100k", tmp_path / "out").counts["posters"] == ITEMS - 1
-
-
-def test_a_damaged_poster_stops_unless_it_is_allowed(tmp_path):
-    root = write_source(tmp_path / "bad", random_log())
-    poster = root / "ml-100k-posters/7.jpg"
-    poster.write_bytes(poster.read_bytes()[:200])
-    (root / "ml-100k-posters/8.jpg").write_bytes(b"not a picture")
-    with pytest.raises(DataError, match=r"7\.jpg"):
-        prepare_movielens(root, tmp_path / "out", allow_faults=1)
-    assert not (tmp_path / "out").exists()
-    result = prepare_movielens(root, tmp_path / "out", allow_faults=2)
-    assert [fault.item for fault in result.faults.faults] == ["7.jpg", "8.jpg"]
-    assert any("8.jpg" in note for note in result.notes)
-    saved = (tmp_path / "out/faults.jsonl").read_text().splitlines()
-    assert [json.loads(line)["item"] for line in saved] == ["7.jpg", "8.jpg"]
-    assert not (tmp_path / "out/item_images/7.jpg").exists() and (tmp_path / "out/item_images/9.jpg").exists()
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("movie_id,title\n1,x\n", "overview"),
-        ("movie_id,overview\none,x\n", "movie id"),
-        ("movie_id,overview\n1,\xff", "UTF-8"),
-    ],
-)
-def test_a_bad_overview_file_is_named(tmp_path, text, expected):
-    root = write_source(tmp_path / "bad", random_log())
-    path = root / "ml-100k/items_with_overview.csv"
-    path.write_bytes(text.encode("latin-1"))
-    with pytest.raises(DataError) as caught:
-        prepare_movielens(root, tmp_path / "out")
-    assert str(path) in str(caught.value.where) and expected in str(caught.value.expected)
-
-
-def test_repeated_and_unknown_overviews_are_said(tmp_path):
-    root = write_source(tmp_path / "bad", random_log())
-    path = root / "ml-100k/items_with_overview.csv"
-    path.write_text(path.read_text() + "3,Another\n99,Nobody\n4,About 4 long\n")
-    result = prepare_movielens(root, tmp_path / "out")
-    said = "\n".join(result.notes)
-    assert "2 rows repeat a movie with another text" in said and "1 rows name a movie" in said
-    assert pl.read_parquet(tmp_path / "out/item_feature.parquet")["item_overview"][2] == "About 3, long"
-
-
-def test_too_few_times_for_three_parts(tmp_path):
-    with pytest.raises(DataError, match="no rows are left for valid, test"):
-        prepare(tmp_path, [(u, i, 4, 100 + (u > 2)) for u in range(1, 9) for i in range(1, 5)])
-
-
-def test_a_folder_with_other_things_is_not_replaced(tmp_path):
-    root = write_source(tmp_path / "whole", random_log())
-    out = tmp_path / "out"
-    out.mkdir()
-    prepare_movielens(root, out)  # an empty folder may be filled, and a prepared one made again
-    prepare_movielens(root, out)
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine/thesis.txt").write_text("years of work")
-    with pytest.raises(DataError, match="would be lost"):
-        prepare_movielens(root, tmp_path / "mine")
-    assert (tmp_path / "mine/thesis.txt").read_text() == "years of work"
 
 
 @pytest.mark.real

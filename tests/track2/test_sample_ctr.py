@@ -132,6 +132,17 @@ def test_the_label_needs_history_title_and_cover_together(world, name):
         assert target_only < 0.68
 
 
+def test_the_readme_states_these_figures(world, root):
+    rows = world.splits["test"]
+    topic, style, _ = truth(world, "test")
+    popularity = world.levels[rows.target, 0]
+    scores = [popularity, *(best_score(known, rows) for known in ([topic, popularity], [style, popularity]))]
+    scores += [best_score([topic, style, popularity], rows), rows.log_odds]
+    table = (root / "data" / "README.md").read_text(encoding="utf-8").split("AUC on test")[1]
+    stated = re.findall(r"\| (0\.\d{3}) \|", table)
+    assert stated == [f"{auc(rows.label, score):.3f}" for score in scores]
+
+
 def test_labels_follow_the_log_odds(world):
     odds = np.concatenate([rows.log_odds for rows in world.splits.values()])
     label = np.concatenate([rows.label for rows in world.splits.values()])

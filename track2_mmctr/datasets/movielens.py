@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from common.atomic import atomic_folder
-from common.errors import ConfigError, DataError
+from common.errors import ConfigError, DataError, UserError
 from common.faults import FaultLog
 from track2_mmctr.datasets.movielens_files import (
     ITEMS,
@@ -117,6 +119,8 @@ def prepare_movielens(
     DataError
         A file is missing or malformed; more posters than `allow_faults` are damaged; a part has no rows; `out`
         holds something that this function did not make.
+    UserError
+        The disk is full, or `out` cannot be written.
     """
     shares = shares or Shares()
     _check_shares(shares)
@@ -142,16 +146,11 @@ def prepare_movielens(
         "overviews": sum(map(bool, texts)),
         "posters": len(posters),
     }
-    with atomic_folder(out) as folder:
+    with _writing(out) as folder:
         _write_splits(folder, ratings, features, bounds)
         _write_items(folder, movies, texts, features.levels)
         _write_histories(folder, ratings, bounds[1])
-        (folder / "item_images").mkdir()
-        for item, data in posters.items():
-            (folder / "item_images" / f"{item}.jpg").write_bytes(data)
-        if len(faults):
-            faults.save(folder / "faults.jsonl")
-        (folder / MARKER).write_text(json.dumps({"from": "MovieLens-100K", **counts}, indent=1) + "\n", "utf-8")
+        _write_rest(folder, posters, faults, counts)
     return PreparedMovieLens(
         folder=out,
         counts=counts,
@@ -220,6 +219,29 @@ def list_column(values: np.ndarray) -> pa.ListArray:
     """Return a rectangle [R, W] as a column of lists, the type of the official files."""
     offsets = np.arange(0, values.size + 1, values.shape[1], dtype=np.int32)
     return pa.ListArray.from_arrays(offsets, pa.array(np.ascontiguousarray(values).reshape(-1)))
+
+
+@contextmanager
+def _writing(out: Path) -> Iterator[Path]:
+    try:
+        with atomic_folder(out) as folder:
+            yield folder
+    except OSError as error:
+        raise UserError(
+            "the data folder cannot be written; what was there is as it was",
+            where=out,
+            got=error,
+            todo="free some disk space, or choose another --out",
+        ) from error
+
+
+def _write_rest(folder: Path, posters: dict[int, bytes], faults: FaultLog, counts: dict[str, int]) -> None:
+    (folder / "item_images").mkdir()
+    for item, data in posters.items():
+        (folder / "item_images" / f"{item}.jpg").write_bytes(data)
+    if len(faults):
+        faults.save(folder / "faults.jsonl")
+    (folder / MARKER).write_text(json.dumps({"from": "MovieLens-100K", **counts}, indent=1) + "\n", "utf-8")
 
 
 def _write_splits(folder: Path, ratings: Ratings, features: Features, bounds: tuple[int, int, int]) -> None:
