@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from pydantic import ValidationError
@@ -108,7 +109,7 @@ def load_model(folder: Path, items: ItemTable, expected: RunConfig | None = None
     return model.eval(), config
 
 
-def _read_about(path: Path) -> dict:
+def _read_about(path: Path) -> dict[str, Any]:
     try:
         about = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

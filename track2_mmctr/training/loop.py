@@ -120,6 +120,9 @@ def check(model: nn.Module, data: CtrData, config: TrainConfig, loss: LossConfig
         split = data.splits.get(name)
         if split is None or split.label is None or not len(split):
             raise DataError(f"training needs the {name} split with labels", where=data.folder, expected=name)
+    mean = float(np.mean(data.splits["valid"].label))  # pyright: ignore[reportArgumentType, reportCallIssue]
+    if not 0 < mean < 1:
+        raise DataError("the valid split needs both classes: its AUC does not exist", where=data.folder, got=mean)
     if loss.pairwise > 0 and config.accumulate > 1:
         raise ConfigError(
             "the pairwise loss needs all pairs of a batch at once: it cannot be added up over parts",
@@ -197,7 +200,7 @@ class _Trainer:
         if self.single:
             self.say("one row of each epoch is left out: it would be alone in the last batch, and batch norm needs two")
         self.saved, self.pause = time.monotonic(), self.interval
-        with self._ctrl_c():
+        with self._ctrl_c(), repeatable(self.device):
             while progress.stopped is None:
                 self._epoch(on_evaluation)
 
@@ -221,7 +224,7 @@ class _Trainer:
                 if progress.batch in points:
                     self._evaluate(progress.loss_rows - seen, on_evaluation)
                     seen = 0
-                    if progress.stopped:
+                    if progress.stopped or not progress.batch:  # the next epoch has another order
                         return
                 self._save_when_due()
 
@@ -380,3 +383,17 @@ class _Trainer:
 def step_seed(seed: int, epoch: int, batch: int, rank: int) -> int:
     """Return the seed of torch's random state for one step: resuming needs to keep no random state."""
     return int(np.random.SeedSequence([seed, epoch, batch, rank]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+@contextmanager
+def repeatable(device: torch.device) -> Iterator[None]:
+    """On a CPU the same bytes each time: the gradient of `x[index]` adds up in a fixed order."""
+    before, fill = torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic.fill_uninitialized_memory
+    if device.type == "cpu":
+        torch.use_deterministic_algorithms(True)
+        torch.utils.deterministic.fill_uninitialized_memory = False
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+        torch.utils.deterministic.fill_uninitialized_memory = fill

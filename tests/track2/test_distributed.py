@@ -1,0 +1,100 @@
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from common.errors import ConfigError
+from tests.track2.tiny_training import CASES
+from track2_mmctr.training.distributed import World, init_world, restore, share_sizes, synchronise
+from track2_mmctr.training.tensors import read_tensors
+
+
+def launch(size: int, folder: Path, root: Path) -> list[subprocess.Popen[str]]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    own = {"WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "tests.track2.tiny_training", "distributed", str(folder)]
+    return [
+        subprocess.Popen(
+            command, env=os.environ | own | {"RANK": str(rank)}, cwd=root, stderr=subprocess.PIPE, text=True
+        )
+        for rank in range(size)
+    ]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Path:
+    """Train every case with real processes over gloo, with the variables that torchrun sets."""
+    folder = tmp_path_factory.mktemp("processes")
+    children = [child for size in (2, 3) for child in launch(size, folder, root)]
+    try:
+        for child in children:
+            _, errors = child.communicate(timeout=240)
+            assert child.returncode == 0, errors
+    finally:
+        for child in children:
+            child.kill()
+    return folder
+
+
+@pytest.mark.parametrize("number", range(len(CASES)))
+def test_processes_take_the_steps_of_one(number: int, trained: Path, tmp_path: Path):
+    case = CASES[number]
+    model, result = case.run(tmp_path, World())
+    start = case.model().state_dict()
+    for rank in range(case.size):
+        found, header = read_tensors(trained / f"case-{number}-rank-{rank}.safetensors", "test", "")
+        for name, expected in model.state_dict().items():
+            torch.testing.assert_close(found[name], expected, rtol=0, atol=1e-6, msg=f"{name} of rank {rank}")
+        assert header["auc"] == pytest.approx([e.auc for e in result.evaluations], abs=1e-6)
+        assert header["loss"] == pytest.approx([e.train_loss for e in result.evaluations], abs=1e-5)
+        moved = max((found[name] - value).abs().max().item() for name, value in start.items())
+        assert moved > 0.01  # there was something to agree on
+
+
+def test_only_the_first_process_writes(trained: Path):
+    states = sorted(path.name for path in trained.glob("state-*"))
+    assert states == [f"state-{number}" for number in range(len(CASES))]
+    assert not list(trained.rglob(".partial-*"))
+
+
+def test_synchronise_shares_the_weights_and_restore_puts_the_layers_back():
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+    layer = model[1]
+    replaced = synchronise(model)
+    assert model[1] is not layer
+    assert {name: id(value) for name, value in model[1].named_parameters()} == {
+        name: id(value) for name, value in layer.named_parameters()
+    }
+    assert model[1].running_mean is layer.running_mean
+    restore(replaced)
+    assert model[1] is layer
+
+
+@pytest.mark.parametrize(("rows", "size", "expected"), [(7, 3, [3, 2, 2]), (2, 3, [1, 1, 0]), (4, 2, [2, 2])])
+def test_shares_cover_a_batch(rows: int, size: int, expected: list[int]):
+    assert share_sizes(rows, World(0, size)) == expected
+
+
+def test_a_world_of_one_without_torchrun():
+    assert init_world({}) == World(0, 1)
+    assert init_world({"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}) == World()
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"WORLD_SIZE": "2", "RANK": "0"},
+        {"WORLD_SIZE": "two", "RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"},
+        {"WORLD_SIZE": "2", "RANK": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"},
+    ],
+)
+def test_incomplete_variables_are_named(environment: dict[str, str]):
+    with pytest.raises(ConfigError, match="torchrun"):
+        init_world(environment)
