@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from rich.console import Group
+import math
+
+import numpy as np
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -13,40 +16,42 @@ MATRIX = 8
 
 
 def render_ensemble(result: EnsembleResult) -> Group:
-    """Return the runs with their AUCs, weights and correlations, the ensemble, and its gain over the best run."""
+    """Return the runs with their AUCs and weights, the ensemble, its gain over the best run, and correlations."""
     config, scores, overall = result.config, result.scores, result.scores.overall
-    runs = len(config.runs)
-    title = f"ensemble ({config.method}): valid AUC {overall['valid'].auc:.4f} ± {overall['valid'].error:.4f}"
-    table = Table(title=title, title_justify="left")
+    table = Table(title=f"ensemble ({config.method}): valid AUC {_pair(overall['valid'])}", title_justify="left")
     table.add_column("", justify="right")
-    table.add_column("run", overflow="fold")
+    table.add_column("run", overflow="fold", min_width=20)
     for split in overall:
         table.add_column(f"{split} AUC", justify="right", no_wrap=True)
-        table.add_column("±", justify="right", no_wrap=True)
     table.add_column("weight", justify="right", no_wrap=True)
-    matrix = range(runs) if runs <= MATRIX else range(0)
-    for number in matrix:
-        table.add_column(f"ρ {number + 1}", justify="right", no_wrap=True)
     for number, (name, weight) in enumerate(zip(config.runs, config.weights, strict=True)):
-        figures = [text for split in overall for text in _pair(scores.members[split][number])]
-        shown = [_number(scores.correlation[number, other]) for other in matrix]
-        table.add_row(str(number + 1), Text(name), *figures, f"{weight:.3f}", *shown)
+        figures = [_pair(scores.members[split][number]) for split in overall]
+        table.add_row(str(number + 1), Text(name), *figures, f"{weight:.3f}")
     table.add_section()
-    figures = [text for split in overall for text in _pair(overall[split])]
-    table.add_row("", "ensemble", *figures, "", *("" for _ in matrix), style="bold")
+    table.add_row("", "ensemble", *(_pair(overall[split]) for split in overall), "", style="bold")
     gain = scores.gain
-    lines = [
-        f"above the best run on valid: {gain.value:+.4f} ± {gain.error:.4f} (paired, DeLong; p {gain.p:.3f})",
-        "ρ: Spearman's correlation of two runs on valid",
-    ]
+    change = f"{gain.value:+.4f} ± {_number(gain.error, 4)} (paired, DeLong; p {_number(gain.p)})"
+    lines = [f"against the best run, on valid: {change}"]
     if config.method == "stacked":
         lines.append(f"valid AUC of the ensemble: out-of-fold by user; intercept {config.intercept:+.3f}")
-    return Group(table, *(Text(line) for line in lines))
+        lines.append("the runs' own valid AUCs flatter where valid stopped their training early")
+    parts: list[RenderableType] = [table, *(Text(line) for line in lines)]
+    return Group(*parts, *([_correlations(scores.correlation)] if len(config.runs) <= MATRIX else []))
 
 
-def _pair(estimate: tuple[float, float]) -> tuple[str, str]:
-    return f"{estimate[0]:.4f}", _number(estimate[1], 4)
+def _correlations(matrix: np.ndarray) -> Table:
+    table = Table(title="correlation of the runs' scores on valid (Spearman)", title_justify="left")
+    table.add_column("", justify="right")
+    for number in range(len(matrix)):
+        table.add_column(str(number + 1), justify="right", no_wrap=True)
+    for number, row in enumerate(matrix):
+        table.add_row(str(number + 1), *(_number(value) for value in row))
+    return table
+
+
+def _pair(estimate: tuple[float, float]) -> str:
+    return f"{estimate[0]:.4f} ± {_number(estimate[1], 4)}"
 
 
 def _number(value: float, digits: int = 3) -> str:
-    return "-" if value != value else f"{value:.{digits}f}"
+    return "-" if math.isnan(value) else f"{value:.{digits}f}"

@@ -235,8 +235,8 @@ class _Search:
         start = time.monotonic()
         try:
             auc = self._objective(trial, values, work)
-        except UserError as error:  # kept as a failed trial, with its reason
-            trial.set_user_attr("error", " ".join(error.what.split())[:LIMIT])
+        except (UserError, MemoryError, RuntimeError) as error:  # kept as a failed trial, with its reason
+            trial.set_user_attr("error", _reason(error))
             auc = None
         except optuna.TrialPruned:
             auc = None
@@ -270,6 +270,15 @@ class _Search:
         config = with_values(self.space.config, values)
         fitted = self.fit(config, self.data, self.environment, work, lambda _: None, on_evaluation=watch)
         return _finite(fitted.valid_auc, "the fitted ranker")
+
+
+def _reason(error: UserError | MemoryError | RuntimeError) -> str:
+    """Return why a trial failed; an error of the program is raised again."""
+    if isinstance(error, UserError):
+        return " ".join(error.what.split())[:LIMIT]
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's, of a GPU
+        return " ".join(f"out of memory: {error}".split())[:LIMIT]
+    raise error
 
 
 def _finite(auc: float, what: str) -> float:

@@ -17,8 +17,9 @@ def render_tune(result: TuneResult, top: int = 10) -> Group:
     table.add_column("trial", justify="right")
     table.add_column("valid AUC", justify="right")
     table.add_column("seconds", justify="right")
-    for key in keys:
-        table.add_column(Text(key), justify="right", overflow="fold")
+    leaves = [key.rpartition(".")[2] for key in keys]
+    for key, leaf in zip(keys, leaves, strict=True):
+        table.add_column(Text(leaf if leaves.count(leaf) == 1 else key), justify="right", overflow="fold")
     finished = sorted((r for r in result.rows if r.state == "finished"), key=lambda r: (-(r.auc or 0.0), r.index))
     shown = finished[:top] + [row for row in finished[top:] if row.index == 0]
     for row in shown:
@@ -36,8 +37,10 @@ def _notes(result: TuneResult, finished: list[TrialRow]) -> list[RenderableType]
     if len(failed) > 10:
         notes.append(f"  ... and {len(failed) - 10} more")
     own = result.own
-    if own is not None and own.auc is not None and own.state == "finished":
-        gain = (result.best.auc or 0.0) - own.auc
+    if own is not None and own == result.best:
+        notes.append("trial 0, the configuration itself, is the best so far")
+    elif own is not None and own.state == "finished":
+        gain = (result.best.auc or 0.0) - (own.auc or 0.0)
         notes.append(f"trial 0 is the configuration itself, valid AUC {own.auc:.5f}: the best is {gain:+.5f} above")
     if result.auc_error is not None:
         notes.append(

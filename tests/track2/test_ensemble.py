@@ -305,9 +305,10 @@ def test_without_answers_and_without_a_test_set(tmp_path: Path) -> None:
 
 def test_the_table_tells_runs_weights_and_correlations(planted: Planted) -> None:
     result = planted.combine(planted.run("a", "b"))
-    console = Console(width=140, record=True, file=io.StringIO())
+    console = Console(width=80, record=True, file=io.StringIO())
     console.print(render_ensemble(result))
     text = console.export_text()
+    assert all(any(cell.strip() == run for cell in text.split("│")) for run in ("a", "b", "ensemble"))
     assert f"{result.scores.overall['valid'].auc:.4f} ± {result.scores.overall['valid'].error:.4f}" in text
     assert f"{result.config.weights[0]:.3f}" in text and f"{result.scores.members['test'][1].auc:.4f}" in text
     assert f"{result.scores.correlation[0, 1]:.3f}" in text and "out-of-fold" in text

@@ -15,13 +15,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from filelock import FileLock
 from rich.console import Console
 
 from common.config import load_config
 from common.errors import ConfigError, DataError
 from tests.track2.ctr_files import write_layout
-from track2_mmctr.config import FeatureConfig, RangeConfig, RunConfig, TrainConfig, TuneConfig
+from track2_mmctr.config import CONFIG_FOLDER, FeatureConfig, RangeConfig, RunConfig, TrainConfig, TuneConfig
 from track2_mmctr.datasets.tables import CtrData, ItemTable, Split
 from track2_mmctr.rankers.base import Environment
 from track2_mmctr.training.distributed import World
@@ -367,6 +368,21 @@ def test_failed_trials_are_kept_shown_and_passed_over(tmp_path: Path) -> None:
     assert search(tmp_path, Stand(), 5).rows == result.rows, "a failed trial counts and is not run again"
 
 
+def test_a_trial_that_needs_too_much_memory_is_a_failed_one(tmp_path: Path) -> None:
+    def fail(number: int, _: RunConfig) -> None:
+        if number == 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        if number == 3:
+            raise MemoryError
+        if number == 4:
+            raise RuntimeError("shapes differ")
+
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        search(tmp_path, Stand(before=fail), 4)
+    states = [row.state for row in search(tmp_path, Stand(), 4).rows]
+    assert states == ["finished", "failed", "failed", "finished"]
+
+
 def test_a_nan_on_the_way_is_a_failed_trial(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="none of 2 trials finished") as error:
         search(tmp_path, Stand(curve=lambda _: [(math.nan, 7)]), 2)
@@ -478,6 +494,14 @@ def test_the_space_keeps_its_order_and_types() -> None:
     assert space.defaults() == {"train.learning_rate": 0.05, "features.dim": 64, "ranker.batch_norm": True}
     text = TuneConfig(space={"train.learning_rate": RangeConfig.model_validate({"low": "1e-4", "high": "1e-2"})})
     assert read_space(run_config().model_copy(update={"tune": text})).defaults() == {}
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in CONFIG_FOLDER.glob("*.yaml")))
+def test_the_spaces_of_the_shipped_configurations_hold_and_hold_their_own_values(name: str) -> None:
+    config = load_config(RunConfig, name, CONFIG_FOLDER)
+    if config.tune.space:
+        space = read_space(config)
+        assert set(space.defaults()) == set(config.tune.space), "trial 0 is the configuration itself"
 
 
 # --- the real fit ---
