@@ -39,8 +39,8 @@ class ContrastiveConfig(Config):
 
     window: int = Field(default=5, ge=1, description="two items at most this far apart in a history are a positive")
     hidden: int = Field(default=0, ge=0, description="units of one hidden layer; 0 = a linear map")
-    temperature: float = Field(default=0.1, gt=0)
-    learning_rate: float = Field(default=1e-3, gt=0)
+    temperature: float = Field(default=0.1, gt=0, description="at the start; learnt with the projection")
+    learning_rate: float = Field(default=5e-3, gt=0)
     batch_size: int = Field(default=1024, ge=2, description="positives a step; the others' items are the negatives")
     pairs: int = Field(default=200_000, ge=1, description="positives drawn an epoch")
     epochs: int = Field(default=10, ge=1)

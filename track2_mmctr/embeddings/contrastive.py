@@ -9,6 +9,7 @@ loss on held-out users is kept, the start included: histories that say nothing c
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +23,7 @@ from track2_mmctr.embeddings.config import ContrastiveConfig, EmbedConfig
 from track2_mmctr.embeddings.fusion import Modality, reduced
 
 _INPUT = 256  # components of each modality that the projection reads
-_JUDGES = 4096  # held-out positives, and as many candidates at most, that judge an epoch
+_JUDGES = 2048  # held-out positives, and as many candidates at most, that judge an epoch
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +78,7 @@ def fit_projection(
     log_share = torch.from_numpy(np.log(counts / counts.sum()).astype(np.float32))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        model = _projection(inputs.shape[1], kept, settings.hidden)
+        model = _projection(inputs.shape[1], kept, settings)
     judges = torch.from_numpy(_pairs(judge, settings.window, _JUDGES, rng) - 1)
     before, after, epoch = _optimise(model, table, log_share, train, judges, settings, rng)
     notes.append(
@@ -104,9 +105,11 @@ def _inputs(modalities: Sequence[Modality], dim: int, notes: list[str]) -> tuple
     return (x / max(length, 1e-12)).astype(np.float32), [*kept, *[-1] * (dim - len(kept))]
 
 
-def _projection(inputs: int, kept: list[int], hidden: int) -> Any:
+def _projection(inputs: int, kept: list[int], settings: ContrastiveConfig) -> Any:
     """Return x -> W x (+ V relu(U x)); W picks the columns `kept` (-1: none), V is zero at the start."""
     import torch
+
+    hidden = settings.hidden
 
     class Projection(torch.nn.Module):
         def __init__(self) -> None:
@@ -121,6 +124,8 @@ def _projection(inputs: int, kept: list[int], hidden: int) -> Any:
             self.down = torch.nn.Linear(hidden, len(kept), bias=False) if hidden else None
             if self.down is not None:
                 torch.nn.init.zeros_(self.down.weight)
+            # Learnt with the rest: else much of the first steps' gain is less confidence, paid for with the geometry.
+            self.log_temperature = torch.nn.Parameter(torch.tensor(math.log(settings.temperature)))
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             z = self.linear(x)
@@ -145,7 +150,7 @@ def _optimise(
 
     def judged() -> float:
         with torch.inference_mode():
-            return float(_loss(model, table, log_share, judges, settings.temperature))
+            return float(_loss(model, table, log_share, judges))
 
     optimiser = torch.optim.Adam(model.parameters(), lr=settings.learning_rate)
     first = best = judged()
@@ -156,7 +161,7 @@ def _optimise(
             for batch in pairs.split(settings.batch_size):
                 if len(batch) < 2:
                     continue
-                loss = _loss(model, table, log_share, batch, settings.temperature)
+                loss = _loss(model, table, log_share, batch)
                 optimiser.zero_grad()
                 loss.backward()
                 optimiser.step()
@@ -171,13 +176,14 @@ def _optimise(
     return first, best, best_epoch
 
 
-def _loss(model: Any, table: Any, log_share: Any, pairs: Any, temperature: float) -> Any:
+def _loss(model: Any, table: Any, log_share: Any, pairs: Any) -> Any:
     """Return the mean InfoNCE of positives [B, 2] (rows of `table`), candidates = the second items of all."""
     import torch
 
     left, right = pairs[:, 0], pairs[:, 1]
     z = torch.nn.functional.normalize(model(table[left]), dim=-1)
     candidates = torch.nn.functional.normalize(model(table[right]), dim=-1)
+    temperature = model.log_temperature.exp().clamp(min=0.01)
     logits = z @ candidates.T / temperature - log_share[right]
     # A candidate that is the anchor itself, or the positive again, is no negative.
     other = ~torch.eye(len(pairs), dtype=torch.bool)
