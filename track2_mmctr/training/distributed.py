@@ -71,6 +71,11 @@ def init_world(environment: Mapping[str, str], device: str = "cpu") -> World:
     return World(rank, size)
 
 
+def at_least_float32(x: Tensor) -> Tensor:
+    """Return x, in float32 where it has half precision."""
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+
+
 class SyncBatchNorm(nn.BatchNorm1d):
     """`nn.BatchNorm1d` whose statistics are those of all processes' rows (torch's own is for CUDA only).
 
@@ -83,7 +88,7 @@ class SyncBatchNorm(nn.BatchNorm1d):
         """Normalise [N, C]."""
         if not self.training:
             return super().forward(input)
-        x = input.float()
+        x = at_least_float32(input)
         weight = 0.0 if self.silent else 1.0
         count = _AllSum.apply(x.new_tensor([weight * len(x)]))
         mean = _AllSum.apply(weight * x.sum(0)) / count

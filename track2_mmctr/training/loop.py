@@ -265,8 +265,9 @@ class _Trainer:
         if self.world.size > 1:
             distributed.set_silent(self.model, silent)
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.config.amp):
-            logits = self.net(batch).float()
-        pairs = torch.stack([logits, batch.label], dim=1)[: len(share)]  # pyright: ignore[reportArgumentType]
+            logits = distributed.at_least_float32(self.net(batch))
+        assert batch.label is not None  # noqa: S101 - checked before training
+        pairs = torch.stack([logits, batch.label.to(logits.dtype)], dim=1)[: len(share)]
         both = distributed.gather(pairs, distributed.share_sizes(len(rows), self.world), self.world)
         return both[:, 0], both[:, 1].detach()
 

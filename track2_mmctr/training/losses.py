@@ -47,7 +47,7 @@ class _Pairwise(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, positive: Tensor, negative: Tensor, pairs: int) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         count = max(1, len(positive) * len(negative))
-        total = positive.new_zeros((), dtype=torch.float32)
+        total = positive.new_zeros(())
         of_positive, of_negative = torch.zeros_like(positive), torch.zeros_like(negative)
         rows = max(1, pairs // max(1, len(negative)))
         for start in range(0, len(positive) if len(negative) else 0, rows):
