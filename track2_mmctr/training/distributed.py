@@ -63,11 +63,13 @@ def init_world(environment: Mapping[str, str], device: str = "cpu") -> World:
     if size == 1:
         return World()
     if not distributed.is_initialized():
-        backend = "nccl" if device.startswith("cuda") else "gloo"
-        store = f"tcp://{environment['MASTER_ADDR']}:{port}"
-        if environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
-            store = "env://"  # the agent keeps the store
-        distributed.init_process_group(backend, init_method=store, rank=rank, world_size=size)
+        cuda = device.startswith("cuda")
+        if cuda:
+            torch.cuda.set_device(int(environment.get("LOCAL_RANK", rank)))
+        agent = environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True"  # torchrun itself keeps the store
+        store = distributed.TCPStore(environment["MASTER_ADDR"], port, size, rank == 0 and not agent)  # pyright: ignore[reportPrivateImportUsage]
+        attempt = distributed.PrefixStore(f"mirc/{environment.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)  # pyright: ignore[reportPrivateImportUsage]
+        distributed.init_process_group("nccl" if cuda else "gloo", store=attempt, rank=rank, world_size=size)
     return World(rank, size)
 
 

@@ -2,33 +2,35 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from common.errors import ConfigError, DataError, UserError
+from common.errors import UserError
 from common.metrics.ctr import auc, log_loss
 from common.progress import bar
 from track2_mmctr.batches import epoch_order, make_batch
 from track2_mmctr.config import LossConfig, TrainConfig
-from track2_mmctr.datasets.tables import CtrData, Split
+from track2_mmctr.datasets.tables import CtrData
 from track2_mmctr.rankers.base import Ranker, Say
 from track2_mmctr.training import distributed
 from track2_mmctr.training.averaging import average_weights, copy_weights
 from track2_mmctr.training.distributed import World
+from track2_mmctr.training.interrupt import Interrupt
 from track2_mmctr.training.losses import ctr_loss
-from track2_mmctr.training.predict import check_finite, predict_rows
+from track2_mmctr.training.predict import predict_together
 from track2_mmctr.training.resume import Evaluation, State, load_state, remove_state, save_state
 from track2_mmctr.training.schedule import MIN_DELTA, Schedule, evaluation_points
+from track2_mmctr.training.setup import check, has_batch_norm, make_optimizer, repeatable, step_seed
 
+OnEvaluation = Callable[[Evaluation], None]
 CHECKPOINT_SECONDS = 60.0
 
 
@@ -57,7 +59,7 @@ def train(
     folder: Path,
     say: Say,
     world: World = World(),  # noqa: B008 - frozen
-    on_evaluation: Callable[[Evaluation], None] | None = None,
+    on_evaluation: OnEvaluation | None = None,
     identity: str = "",
     keep: bool = True,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
@@ -89,77 +91,38 @@ def train(
     KeyboardInterrupt
         After Ctrl-C, when the checkpoint is written.
     """
-    key = {"identity": identity, "train": config.model_dump(mode="json"), "loss": loss.model_dump(mode="json")}
-    key |= {"data": {name: part.digest for name, part in sorted(data.splits.items()) if name != "test"}}
-    key |= {"items": data.items.digest, "seed": seed, "max_len": max_len}
     check(model, data, config, loss)
+    path = folder / "last" / "state.safetensors"
     with _Trainer(model, data, config, loss, max_len, seed, torch.device(device), say, world) as trainer:
-        path = folder / "last" / "state.safetensors"
-        trainer.path, trainer.key, trainer.interval = path, key, checkpoint_seconds
+        trainer.keep_at(path, state_key(data, config, loss, max_len, seed, identity), checkpoint_seconds)
         resumed_from = trainer.resume() if path.exists() else None
         trainer.run(on_evaluation)
-    if trainer.state.best is not None:
-        model.load_state_dict(trainer.state.best)
+        done, best = trainer.state.progress, trainer.state.best
+    if best is not None:
+        model.load_state_dict(best)
     if not keep and world.main:
         remove_state(path.parent)
-    done = trainer.state.progress
-    return TrainResult(
-        done.best_auc,
-        done.best_logloss,
-        done.epoch,
-        done.step,
-        done.evaluations,
-        done.stopped or "epochs",
-        resumed_from,
-    )
+    stopped = done.stopped or "epochs"
+    evaluations = list(done.evaluations)
+    return TrainResult(done.best_auc, done.best_logloss, done.epoch, done.step, evaluations, stopped, resumed_from)
 
 
-def check(model: nn.Module, data: CtrData, config: TrainConfig, loss: LossConfig) -> None:
-    """Raise what can be known to go wrong before the first step."""
-    for name in ("train", "valid"):
-        split = data.splits.get(name)
-        if split is None or split.label is None or not len(split):
-            raise DataError(f"training needs the {name} split with labels", where=data.folder, expected=name)
-    mean = float(np.mean(data.splits["valid"].label))  # pyright: ignore[reportArgumentType, reportCallIssue]
-    if not 0 < mean < 1:
-        raise DataError("the valid split needs both classes: its AUC does not exist", where=data.folder, got=mean)
-    if loss.pairwise > 0 and config.accumulate > 1:
-        raise ConfigError(
-            "the pairwise loss needs all pairs of a batch at once: it cannot be added up over parts",
-            where="loss.pairwise, train.accumulate",
-            got=f"{loss.pairwise}, {config.accumulate}",
-            todo="set train.accumulate=1 (and a smaller train.batch_size), or loss.pairwise=0",
-        )
-    if config.batch_size < 2 and has_batch_norm(model):
-        raise ConfigError("batch norm needs two rows", where="train.batch_size", got=config.batch_size)
-
-
-def has_batch_norm(model: nn.Module) -> bool:
-    """Whether a step on a single row is impossible."""
-    return any(isinstance(module, nn.BatchNorm1d) for module in model.modules())
-
-
-def make_optimizer(model: nn.Module, config: TrainConfig, device: torch.device) -> torch.optim.Adam:
-    """Return Adam over two groups, embedding tables and all other weights, each with its own regulariser.
-
-    Adam's weight decay λ adds λW to the gradient: that of FuxiCTR's term (λ/2)·‖W‖² in the loss. Unlike there,
-    it is added after the gradient was clipped, and so is no part of the clipped norm.
-    """
-    tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
-    weights = [weight for weight in model.parameters() if weight.requires_grad]
-    groups = [
-        {"params": [w for w in weights if id(w) in tables], "weight_decay": config.embedding_regularizer},
-        {"params": [w for w in weights if id(w) not in tables], "weight_decay": config.net_regularizer},
-    ]
-    fused = device.type in ("cpu", "cuda")
-    return torch.optim.Adam([g for g in groups if g["params"]], lr=config.learning_rate, fused=fused)
+def state_key(
+    data: CtrData, config: TrainConfig, loss: LossConfig, max_len: int, seed: int, identity: str
+) -> dict[str, Any]:
+    """Return all that decides how training goes: a checkpoint with another key is another run's."""
+    digests = {name: split.digest for name, split in sorted(data.splits.items()) if name != "test"}
+    return {
+        "identity": identity,
+        "train": config.model_dump(mode="json"),
+        "loss": loss.model_dump(mode="json"),
+        "data": digests | {"items": data.items.digest},
+        "max_len": max_len,
+        "seed": seed,
+    }
 
 
 class _Trainer:
-    path: Path
-    key: dict[str, object]
-    interval: float
-
     def __init__(
         self,
         model: Ranker,
@@ -174,15 +137,14 @@ class _Trainer:
     ) -> None:
         self.model, self.config, self.loss = model.to(device), config, loss
         self.max_len, self.seed, self.device, self.say, self.world = max_len, seed, device, say, world
-        self.split: Split = data.train
-        self.valid: Split = data.splits["valid"]
+        self.split, self.valid = data.train, data.splits["valid"]
         self.rows = min(config.rows or len(self.split), len(self.split))
         self.single = has_batch_norm(model) and self.rows % config.batch_size == 1
         self.steps = -(-(self.rows - self.single) // config.batch_size)
         self.schedule = Schedule(config.schedule, config.learning_rate, config.epochs * self.steps)
         self.optimizer = make_optimizer(model, config, device)
         self.state = State()
-        self.interrupted = False
+        self.interrupt = Interrupt()
         self.pause = self.saved = self.clock = 0.0
 
     def __enter__(self) -> _Trainer:
@@ -194,17 +156,23 @@ class _Trainer:
     def __exit__(self, *_: object) -> None:
         distributed.restore(self.replaced)
 
-    def run(self, on_evaluation: Callable[[Evaluation], None] | None) -> None:
+    def keep_at(self, path: Path, key: dict[str, Any], seconds: float) -> None:
+        """Say where the state is written, what it is tied to, and how often it is written in mid-epoch."""
+        self.path, self.key, self.interval = path, key, seconds
+
+    def run(self, on_evaluation: OnEvaluation | None) -> None:
         """Train until the epochs are over or valid gains no more."""
         progress = self.state.progress
-        if self.single:
+        if self.single and self.world.main:
             self.say("one row of each epoch is left out: it would be alone in the last batch, and batch norm needs two")
         self.saved, self.pause = time.monotonic(), self.interval
-        with self._ctrl_c(), repeatable(self.device):
+        with self.interrupt, repeatable(self.device):
             while progress.stopped is None:
                 self._epoch(on_evaluation)
+        if self.interrupt.pressed:
+            raise KeyboardInterrupt  # the state is written: the same command has nothing left to train
 
-    def _epoch(self, on_evaluation: Callable[[Evaluation], None] | None) -> None:
+    def _epoch(self, on_evaluation: OnEvaluation | None) -> None:
         progress, points = self.state.progress, evaluation_points(self.steps, self.config.evaluations)
         order = epoch_order(self.rows, self.seed, progress.epoch)[: self.rows - self.single]
         self.clock = time.monotonic()
@@ -215,10 +183,8 @@ class _Trainer:
                 start = progress.batch * self.config.batch_size
                 rows = order[start : start + self.config.batch_size]
                 value = self._step(rows)
-                progress.loss_sum, progress.loss_rows = (
-                    progress.loss_sum + value * len(rows),
-                    progress.loss_rows + len(rows),
-                )
+                progress.loss_sum += value * len(rows)
+                progress.loss_rows += len(rows)
                 progress.batch, progress.step = progress.batch + 1, progress.step + 1
                 shown.update()
                 if progress.batch in points:
@@ -275,58 +241,69 @@ class _Trainer:
         """Add up the gradients of all processes once a step, with its last part."""
         return nullcontext() if last or self.world.size == 1 else self.net.no_sync()  # pyright: ignore[reportReturnType, reportCallIssue]
 
-    def _evaluate(self, rows: int, on_evaluation: Callable[[Evaluation], None] | None) -> None:
-        state, progress, seconds = self.state, self.state.progress, time.monotonic() - self.clock
-        rate = self.optimizer.param_groups[0]["lr"]
+    def _evaluate(self, rows: int, on_evaluation: OnEvaluation | None) -> None:
+        """Score on valid, keep the best weights, decide whether to stop, save; `rows` were trained on since."""
+        progress, seconds = self.state.progress, time.monotonic() - self.clock
         score, loss = self._score()
-        best, mean_auc = (copy_weights(self.model), score, loss), None
-        if self.config.average > 1:
-            state.snapshots = [*state.snapshots, best[0]][-self.config.average :]
-            if len(state.snapshots) > 1:
-                mean = average_weights(state.snapshots)
-                self.model.load_state_dict(mean)
-                mean_auc, mean_loss = self._score()
-                self.model.load_state_dict(best[0])
-                best = (mean, mean_auc, mean_loss) if mean_auc > score else best
-        if best[1] > progress.best_auc + MIN_DELTA:
-            state.best, progress.best_auc, progress.best_logloss, progress.waited = *best, 0
-        else:
-            progress.waited, progress.losses = progress.waited + 1, progress.losses + 1
-        if progress.waited >= self.config.patience:
-            progress.stopped = "patience"
-        epoch = progress.epoch + 1
-        mean_train = progress.loss_sum / progress.loss_rows
+        mean_auc = self._keep_best(score, loss)
         done = Evaluation(
-            epoch, progress.step, mean_train, score, loss, rate, seconds, rows / max(seconds, 1e-9), mean_auc
+            epoch=progress.epoch + 1,
+            step=progress.step,
+            train_loss=progress.loss_sum / progress.loss_rows,
+            auc=score,
+            logloss=loss,
+            learning_rate=self.optimizer.param_groups[0]["lr"],
+            seconds=seconds,
+            rows_per_second=rows / max(seconds, 1e-9),
+            average_auc=mean_auc,
         )
         progress.evaluations.append(done)
         progress.loss_sum, progress.loss_rows = 0.0, 0
         if progress.batch == self.steps:
-            progress.epoch, progress.batch = epoch, 0
-            if epoch == self.config.epochs:
-                progress.stopped = progress.stopped or "epochs"
+            progress.epoch, progress.batch = progress.epoch + 1, 0
+        if progress.waited >= self.config.patience:
+            progress.stopped = "patience"
+        elif progress.epoch == self.config.epochs:
+            progress.stopped = "epochs"
         self._tell(done)
         self._save()
         if on_evaluation is not None:
             on_evaluation(done)
         self.clock = time.monotonic()
 
+    def _keep_best(self, score: float, loss: float) -> float | None:
+        """Compare the weights, and their average, with the best so far; return the average's AUC."""
+        state, progress = self.state, self.state.progress
+        weights = copy_weights(self.model)
+        best, mean_auc = (weights, score, loss), None
+        if self.config.average > 1:
+            state.snapshots = [*state.snapshots, weights][-self.config.average :]
+        if len(state.snapshots) > 1:
+            mean = average_weights(state.snapshots)
+            self.model.load_state_dict(mean)
+            mean_auc, mean_loss = self._score()
+            self.model.load_state_dict(weights)
+            best = (mean, mean_auc, mean_loss) if mean_auc > score else best
+        if best[1] > progress.best_auc + MIN_DELTA:
+            state.best, progress.best_auc, progress.best_logloss = best
+            progress.waited = 0
+        else:
+            progress.waited += 1
+            progress.losses += 1
+        return mean_auc
+
     def _score(self) -> tuple[float, float]:
-        """AUC and log-loss on valid; of several processes, each predicts its share."""
-        shares = [np.arange(len(self.valid))[rank :: self.world.size] for rank in range(self.world.size)]
-        own = predict_rows(
+        """AUC and log-loss of the weights as they are, on valid."""
+        size = max(self.config.batch_size, 1024)
+        logits = predict_together(
             self.model,
             self.valid,
-            shares[self.world.rank],
-            batch_size=max(self.config.batch_size, 1024),
+            self.world,
+            batch_size=size,
             max_len=self.max_len,
             device=self.device,
             amp=self.config.amp,
         )
-        logits = np.empty(len(self.valid))
-        sizes = [len(share) for share in shares]
-        logits[np.concatenate(shares)] = distributed.gather(torch.from_numpy(own), sizes, self.world).numpy()
-        check_finite(logits, self.valid)
         assert self.valid.label is not None  # noqa: S101 - checked before training
         return auc(self.valid.label, logits), log_loss(self.valid.label, logits)
 
@@ -355,46 +332,9 @@ class _Trainer:
             self.pause = max(self.interval, 20 * (self.saved - started) if self.interval else 0)
 
     def _save_when_due(self) -> None:
-        if self.interrupted and self.world.main:
+        if self.interrupt.pressed and self.world.main:
             self._save()
             self.say(f"interrupted: the same command goes on from {self.path}")
             raise KeyboardInterrupt
         if time.monotonic() - self.saved >= self.pause:
             self._save()
-
-    @contextmanager
-    def _ctrl_c(self) -> Iterator[None]:
-        """Ctrl-C lets the step in progress end, so that the checkpoint is whole; a second one stops at once."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-
-        def note(*_: object) -> None:
-            if self.interrupted:
-                raise KeyboardInterrupt
-            self.interrupted = True
-
-        before = signal.signal(signal.SIGINT, note)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGINT, before)
-
-
-def step_seed(seed: int, epoch: int, batch: int, rank: int) -> int:
-    """Return the seed of torch's random state for one step: resuming needs to keep no random state."""
-    return int(np.random.SeedSequence([seed, epoch, batch, rank]).generate_state(1, np.uint64)[0] >> np.uint64(1))
-
-
-@contextmanager
-def repeatable(device: torch.device) -> Iterator[None]:
-    """On a CPU the same bytes each time: the gradient of `x[index]` adds up in a fixed order."""
-    before, fill = torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic.fill_uninitialized_memory
-    if device.type == "cpu":
-        torch.use_deterministic_algorithms(True)
-        torch.utils.deterministic.fill_uninitialized_memory = False
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before)
-        torch.utils.deterministic.fill_uninitialized_memory = fill

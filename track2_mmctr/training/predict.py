@@ -10,6 +10,7 @@ from common.progress import bar
 from track2_mmctr.batches import batches
 from track2_mmctr.datasets.tables import Split
 from track2_mmctr.rankers.base import Ranker
+from track2_mmctr.training.distributed import World, gather
 
 BATCH_SIZE = 8192
 
@@ -37,9 +38,27 @@ def predict(
     DataError
         A logit is not a number.
     """
-    logits = predict_rows(
-        model, split, np.arange(len(split)), batch_size=batch_size, max_len=max_len, device=device, amp=amp
-    )
+    return predict_together(model, split, World(), batch_size=batch_size, max_len=max_len, device=device, amp=amp)
+
+
+def predict_together(
+    model: Ranker,
+    split: Split,
+    world: World,
+    *,
+    batch_size: int,
+    max_len: int,
+    device: torch.device | str,
+    amp: bool,
+) -> np.ndarray:
+    """Return what `predict` does, on every process; each computes its share of the rows."""
+    shares = [np.arange(len(split))[rank :: world.size] for rank in range(world.size)]
+    own = predict_rows(model, split, shares[world.rank], batch_size=batch_size, max_len=max_len, device=device, amp=amp)
+    logits = own
+    if world.size > 1:
+        parts = gather(torch.from_numpy(own).to(device), [len(share) for share in shares], world)
+        logits = np.empty(len(split))
+        logits[np.concatenate(shares)] = parts.cpu().numpy()
     check_finite(logits, split)
     return logits
 
@@ -66,7 +85,7 @@ def predict_rows(
             for batch in batches(split, batch_size, max_len, order=rows):
                 with torch.autocast(device.type, dtype=torch.bfloat16, enabled=amp):
                     out = model(batch.to(device))
-                logits[place[batch.rows.numpy()]] = out.double().cpu().numpy()
+                logits[place[batch.rows.numpy()]] = out.cpu().double().numpy()
                 shown.update(len(batch))
     finally:
         model.train(training)

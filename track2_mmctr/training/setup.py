@@ -1,0 +1,81 @@
+"""What training needs before its first step: checks, the optimiser, repeatable randomness."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+import torch.utils.deterministic as fill
+from torch import nn
+
+from common.errors import ConfigError, DataError
+from track2_mmctr.config import LossConfig, TrainConfig
+from track2_mmctr.datasets.tables import CtrData
+
+
+def check(model: nn.Module, data: CtrData, config: TrainConfig, loss: LossConfig) -> None:
+    """Raise what can be known to go wrong before the first step."""
+    for name in ("train", "valid"):
+        split = data.splits.get(name)
+        if split is None or split.label is None or not len(split):
+            raise DataError(f"training needs the {name} split with labels", where=data.folder, expected=name)
+    mean = float(np.mean(data.splits["valid"].label))  # pyright: ignore[reportArgumentType, reportCallIssue]
+    if not 0 < mean < 1:
+        raise DataError("the valid split needs both classes: its AUC does not exist", where=data.folder, got=mean)
+    if loss.pairwise > 0 and config.accumulate > 1:
+        raise ConfigError(
+            "the pairwise loss needs all pairs of a batch at once: it cannot be added up over parts",
+            where="loss.pairwise, train.accumulate",
+            got=f"{loss.pairwise}, {config.accumulate}",
+            todo="set train.accumulate=1 (and a smaller train.batch_size), or loss.pairwise=0",
+        )
+    rows = min(config.rows or len(data.train), len(data.train))
+    if min(config.batch_size, rows) < 2 and has_batch_norm(model):
+        raise ConfigError(
+            "batch norm needs two rows a step",
+            where="train.batch_size, train.rows",
+            got=f"batches of {config.batch_size} of {rows} rows",
+            todo="set train.batch_size of 2 or more, or ranker.batch_norm=false",
+        )
+
+
+def has_batch_norm(model: nn.Module) -> bool:
+    """Whether a step on a single row is impossible."""
+    return any(isinstance(module, nn.BatchNorm1d) for module in model.modules())
+
+
+def make_optimizer(model: nn.Module, config: TrainConfig, device: torch.device) -> torch.optim.Adam:
+    """Return Adam over two groups, embedding tables and all other weights, each with its own regulariser.
+
+    Adam's weight decay λ adds λW to the gradient: that of FuxiCTR's term (λ/2)·‖W‖² in the loss. Unlike there,
+    it is added after the gradient was clipped, and so is no part of the clipped norm.
+    """
+    tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    weights = [weight for weight in model.parameters() if weight.requires_grad]
+    groups = [
+        {"params": [w for w in weights if id(w) in tables], "weight_decay": config.embedding_regularizer},
+        {"params": [w for w in weights if id(w) not in tables], "weight_decay": config.net_regularizer},
+    ]
+    fused = device.type in ("cpu", "cuda")
+    return torch.optim.Adam([g for g in groups if g["params"]], lr=config.learning_rate, fused=fused)
+
+
+def step_seed(seed: int, epoch: int, batch: int, rank: int) -> int:
+    """Return the seed of torch's random state for one step: resuming needs to keep no random state."""
+    return int(np.random.SeedSequence([seed, epoch, batch, rank]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+@contextmanager
+def repeatable(device: torch.device) -> Iterator[None]:
+    """On a CPU the same bytes each time: the gradient of `x[index]`, for one, adds up in a fixed order."""
+    before, filled = torch.are_deterministic_algorithms_enabled(), fill.fill_uninitialized_memory  # pyright: ignore[reportAttributeAccessIssue]
+    if device.type == "cpu":
+        torch.use_deterministic_algorithms(True)
+        fill.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+        fill.fill_uninitialized_memory = filled  # pyright: ignore[reportAttributeAccessIssue]
