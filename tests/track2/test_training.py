@@ -8,7 +8,16 @@ import torch
 
 from common.errors import ConfigError, DataError, UserError
 from common.metrics.ctr import auc
-from tests.track2.tiny_training import SMALL, explode_at, make_data, make_model, make_split, run, weights
+from tests.track2.tiny_training import (
+    SMALL,
+    explode_at,
+    make_cross_network,
+    make_data,
+    make_model,
+    make_split,
+    run,
+    weights,
+)
 from track2_mmctr.batches import make_batch
 from track2_mmctr.config import LossConfig, ScheduleConfig, TrainConfig
 from track2_mmctr.training.averaging import average_weights, copy_weights
@@ -151,11 +160,12 @@ def test_a_single_last_row_is_left_out_with_batch_norm_and_said(tmp_path: Path):
 def test_bfloat16_stays_close(tmp_path: Path):
     data = make_data(1000, 500)
     config = LEARN.model_copy(update={"epochs": 3})
-    full, half = make_model(data, dropout=0.0), make_model(data, dropout=0.0)
+    full, half = make_cross_network(data), make_cross_network(data)
     best = run(full, data, tmp_path / "full", config).best_auc
     other = run(half, data, tmp_path / "half", config.model_copy(update={"amp": True})).best_auc
     assert weights(full) != weights(half)
     assert other == pytest.approx(best, abs=0.03) and best > 0.65
+    assert all(parameter.dtype == torch.float32 for parameter in half.parameters())
 
 
 def test_averaging_keeps_the_better_of_both(tmp_path: Path):

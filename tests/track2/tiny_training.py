@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from track2_mmctr.config import DinConfig, FeatureConfig, LossConfig, RunConfig, TrainConfig
+from track2_mmctr.config import DcnV2Config, DinConfig, FeatureConfig, LossConfig, RunConfig, TrainConfig
 from track2_mmctr.datasets.tables import CtrData, ItemTable, Split, SplitName
 from track2_mmctr.rankers import build_ranker
 from track2_mmctr.rankers.base import Ranker
@@ -78,6 +78,13 @@ def make_model(
     torch.manual_seed(seed)
     model = build_ranker(make_config(dropout, batch_norm).ranker, FEATURES, data.items)
     return model.double() if double else model
+
+
+def make_cross_network(data: CtrData, seed: int = 3) -> Ranker:
+    """A tiny DCN-V2, without dropout."""
+    torch.manual_seed(seed)
+    config = DcnV2Config(type="dcnv2", hidden_units=[8, 4], net_dropout=0)
+    return build_ranker(config, FEATURES, data.items)
 
 
 SMALL = TrainConfig(epochs=3, batch_size=32, learning_rate=0.01, evaluations=2, patience=9, average=2)
