@@ -15,7 +15,7 @@ from track2_mmctr.datasets.tables import ItemTable
 from track2_mmctr.rankers.base import Ranker
 from track2_mmctr.rankers.cross import CrossNetV2
 from track2_mmctr.rankers.features import ItemEncoder
-from track2_mmctr.rankers.layers import Mlp, init_linear, rectangle
+from track2_mmctr.rankers.layers import Mlp, init_linear
 from track2_mmctr.rankers.packed import look_up, spread
 
 Apply = Callable[[Tensor, Tensor], Tensor]
@@ -89,18 +89,29 @@ class PackedEncoder(nn.Module):
         return attend(query[:, None], keys[:, None], value[:, None], blocks, scale, dropout).squeeze(1) + out.bias
 
 
+def rectangles(tokens: Tensor, blocks: Sequence[Block]) -> list[Tensor]:
+    """Return the tokens [T, ...] as one [rows, length, ...] for each block.
+
+    One `split` rather than slices, whose backward pass would fill a [T, ...] with zeros for every block.
+    """
+    parts = tokens.split([block.rows * block.length for block in blocks])
+    return [part.unflatten(0, (block.rows, block.length)) for part, block in zip(parts, blocks, strict=True)]
+
+
 def attend(query: Tensor, key: Tensor, value: Tensor, blocks: Sequence[Block], scale: float, dropout: float) -> Tensor:
     """Softmax attention of every token over the tokens of its own row, [T, heads, V].
 
     Query and key [T, heads, K], value [T, heads, V]; one exact rectangle for each block, so no mask.
     """
+    blocks = [block for block in blocks if block.length]  # rows without history have no tokens
+    if not blocks:
+        return value
     parts = []
-    for block in blocks:
-        if block.length:
-            q, k, v = (rectangle(x, block).transpose(1, 2) for x in (query, key, value))
-            mixed = functional.scaled_dot_product_attention(q, k, v, dropout_p=dropout, scale=scale)
-            parts.append(mixed.transpose(1, 2).flatten(0, 1))
-    return torch.cat(parts) if parts else value
+    for q, k, v in zip(*(rectangles(x, blocks) for x in (query, key, value)), strict=True):
+        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+        mixed = functional.scaled_dot_product_attention(q, k, v, dropout_p=dropout, scale=scale)
+        parts.append(mixed.transpose(1, 2).flatten(0, 1))
+    return torch.cat(parts)
 
 
 def newest(tokens: Tensor, batch: Batch, last: int) -> Tensor:
@@ -115,8 +126,8 @@ def newest(tokens: Tensor, batch: Batch, last: int) -> Tensor:
 def maximum(tokens: Tensor, batch: Batch) -> Tensor:
     """Return each row's elementwise maximum over its tokens, [B, d], zeros for an empty history."""
     parts = [
-        rectangle(tokens, block).amax(1) if block.length else tokens.new_zeros(block.rows, tokens.shape[1])
-        for block in batch.blocks
+        part.amax(1) if part.shape[1] else part.new_zeros(part.shape[0], part.shape[2])
+        for part in rectangles(tokens, batch.blocks)
     ]
     return torch.cat(parts)
 
