@@ -45,7 +45,7 @@ class TimmImageEncoder:
     device
         torch device name.
     batch_size
-        Images a forward pass.
+        Images a forward pass. Few are fastest on a CPU (its caches hold them); a GPU wants 64 and more.
     seed
         Of random weights.
 
@@ -67,9 +67,10 @@ class TimmImageEncoder:
     modality: Literal["image"] = "image"
 
     def __init__(
-        self, model: str, pretrained: str = "auto", device: str = "cpu", *, batch_size: int = 32, seed: int = 7
+        self, model: str, pretrained: str = "auto", device: str = "cpu", *, batch_size: int = 4, seed: int = 7
     ) -> None:
         import timm
+        import torch
         from timm.data import resolve_data_config  # pyright: ignore[reportPrivateImportUsage]
 
         if batch_size < 1:
@@ -84,6 +85,8 @@ class TimmImageEncoder:
             self.notes = (f"image encoder {model}: {RANDOM_WEIGHTS}",)
             _LOG.warning(self.notes[0])
         self._model = _load(model, pretrained, (packaged, file) if packaged and file else None, seed).to(device).eval()
+        # Twice as fast on a CPU: convolutions then need no reordering (EfficientNet-Lite0, one thread).
+        self._model = self._model.to(memory_format=torch.channels_last)
         stated = resolve_data_config({}, model=self._model)
         if packaged and file:
             stated |= {"mean": packaged.mean, "std": packaged.std}
@@ -118,7 +121,8 @@ class TimmImageEncoder:
             filled = np.stack(batch + batch[-1:] * (self._batch_size - len(batch)))
             try:
                 with torch.inference_mode():
-                    vectors = self._model(torch.from_numpy(filled).to(self._device)).float().cpu().numpy()
+                    pixels = torch.from_numpy(filled).to(self._device, memory_format=torch.channels_last)
+                    vectors = self._model(pixels).float().cpu().numpy()
             except torch.OutOfMemoryError:
                 raise ConfigError(
                     "the image encoder runs out of memory",

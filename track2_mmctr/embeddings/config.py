@@ -72,7 +72,9 @@ class EmbedConfig(Config):
     )
     contrastive: ContrastiveConfig = ContrastiveConfig()
     seed: int = 7
-    batch_size: int = Field(default=32, ge=1, description="covers of one forward pass")
+    batch_size: int = Field(
+        default=4, ge=1, description="covers of one forward pass: few on a CPU, 64 and more on a GPU"
+    )
     allow_faults: int = Field(default=0, ge=0, description="undecodable covers, items with nothing to encode")
 
     @model_validator(mode="after")
