@@ -33,6 +33,7 @@ def test_processes_take_the_steps_of_one(number: int, trained: Path, tmp_path: P
         found, header = read_tensors(trained / f"case-{number}-rank-{rank}.safetensors", "test", "")
         for name, expected in model.state_dict().items():
             torch.testing.assert_close(found[name], expected, rtol=0, atol=1e-9, msg=f"{name} of rank {rank}")
+        assert header["resumed"] == (5 if case.cut else None)
         assert header["auc"] == pytest.approx([e.auc for e in result.evaluations], abs=1e-12)
         assert header["loss"] == pytest.approx([e.train_loss for e in result.evaluations], abs=1e-12)
         moved = max((found[name] - value).abs().max().item() for name, value in start.items())

@@ -168,6 +168,18 @@ def test_bfloat16_stays_close(tmp_path: Path):
     assert all(parameter.dtype == torch.float32 for parameter in half.parameters())
 
 
+@pytest.mark.slow
+def test_a_compiled_ranker_trains_to_the_same_weights_under_the_same_names(tmp_path: Path):
+    data = make_data(96, 50)
+    plain, compiled = make_cross_network(data).double(), make_cross_network(data).double()
+    config = TrainConfig(epochs=1, batch_size=32)
+    run(plain, data, tmp_path / "plain", config)
+    run(compiled, data, tmp_path / "compiled", config.model_copy(update={"compile": True}))
+    assert list(compiled.state_dict()) == list(plain.state_dict())
+    for name, value in plain.state_dict().items():
+        torch.testing.assert_close(compiled.state_dict()[name], value, rtol=0, atol=1e-8, msg=name)
+
+
 def test_averaging_keeps_the_better_of_both(tmp_path: Path):
     data = make_data(400, 300)
     model = make_model(data)
