@@ -72,7 +72,7 @@ SMALL = {
     "qin": (),
     "transformer_dcn": _TRANSFORMER,
     "transformer_dcn_inverted": _TRANSFORMER,
-    "transformer_dcn_quant": _TRANSFORMER,
+    "transformer_dcn_quant": (*_TRANSFORMER, "train.learning_rate=0.0005"),
     "din_dcn": ("ranker.cross_layers=3", "ranker.hidden_units=[256, 128]"),
     "din_senet": ("ranker.attention_units=[64, 32]", "ranker.hidden_units=[256, 128]"),
     "cross_attention": ("ranker.feed_forward=64", "ranker.din_units=[64, 32]", "ranker.hidden_units=[256, 128]"),

@@ -190,3 +190,24 @@ def test_a_row_does_not_depend_on_its_batch() -> None:
             row = int(whole.rows[place])
             alone = ours(make_batch(split, np.asarray([row]), 64))
             torch.testing.assert_close(alone[0], together[place], atol=1e-5, rtol=1e-5)
+
+
+def test_bfloat16_products_stay_close_and_train() -> None:
+    items, split = tables(rows=200)
+    _, ours = pair(items)
+    batch = batch_of(split)
+    assert batch.label is not None
+    plain = ours.eval()(batch)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rounded = ours(batch).float()
+    error = (plain - rounded).abs()
+    assert 0 < error.max() < 0.05 * plain.std()
+    grads = []
+    for enabled in (False, True):
+        ours.zero_grad()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+            logits = ours(batch).float()
+        functional.binary_cross_entropy_with_logits(logits, batch.label).backward()
+        grads.append({name: parameter.grad.flatten() for name, parameter in ours.named_parameters()})  # pyright: ignore[reportOptionalMemberAccess]
+    for name, grad in grads[0].items():
+        assert functional.cosine_similarity(grad, grads[1][name], dim=0) > 0.95, name

@@ -34,7 +34,12 @@ def attention_weights(
     layers
         W [H, D], then weight and bias of each further layer; the last has one unit.
     """
-    return _Unit.apply(target, vectors, by_row, by_item, batch, p, *layers)
+    device = vectors.device.type
+    if not torch.is_autocast_enabled(device):
+        return _Unit.apply(target, vectors, by_row, by_item, batch, p, *layers)
+    inputs = [value.to(torch.get_autocast_dtype(device)) for value in (target, vectors, by_row, by_item, *layers)]
+    with torch.autocast(device, enabled=False):  # in one type throughout: the operations in place need that
+        return _Unit.apply(*inputs[:4], batch, p, *inputs[4:]).to(vectors.dtype)
 
 
 def _chunks(tokens: int) -> Iterator[slice]:
@@ -104,19 +109,19 @@ class _Unit(torch.autograd.Function):
         target, vectors, *rest = ctx.saved_tensors
         layers, kept = rest[: 1 + 2 * depth], rest[1 + 2 * depth :]
         grad = grads[0].contiguous()
-        of_layers = [torch.zeros_like(layer) for layer in layers]
+        of_layers = [torch.zeros_like(layer, dtype=torch.promote_types(layer.dtype, torch.float32)) for layer in layers]
         of_first = torch.empty_like(kept[0])
         of_product = kept[0].new_empty(len(grad), layers[0].shape[1])
         for part in _chunks(len(grad)):
             up = grad[part].unsqueeze(1)
             for level in reversed(range(depth)):
                 weight, below = layers[1 + 2 * level], kept[level][part]
-                of_layers[1 + 2 * level].addmm_(up.t(), below)
+                of_layers[1 + 2 * level].add_(up.t() @ below)
                 of_layers[2 + 2 * level].add_(up.sum(0))
                 up = _through_relu(up @ weight, below, ctx.scale)
             of_first[part] = up
             product = vectors.index_select(0, batch.history[part]).mul_(target.index_select(0, batch.row_of[part]))
-            of_layers[0].addmm_(up.t(), product)
+            of_layers[0].add_(up.t() @ product)
             torch.mm(up, layers[0], out=of_product[part])
         of_target, of_vectors = _product_grads(of_product, target, vectors, batch)
         return of_target, of_vectors, row_sums(of_first, batch), token_sums(of_first, batch), None, None, *of_layers
