@@ -167,6 +167,9 @@ class CrossAttentionConfig(BaseRankerConfig):
     din_units: list[int] = Field(
         default=[512, 256], description="attention MLP of the DIN pooling; [] = no DIN pooling"
     )
+    pooled: bool = Field(
+        default=False, description="also the mean of the history, and its product with the target (our addition)"
+    )
     hidden_units: list[int] = [1024, 512, 256, 64, 16]
     net_dropout: float = Field(default=0.1, ge=0, lt=1)
     batch_norm: bool = True

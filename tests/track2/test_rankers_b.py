@@ -190,8 +190,9 @@ def rms(x: Tensor, norm: nn.RMSNorm) -> Tensor:
     return x / (x.square().mean(-1, keepdim=True) + 1e-6).sqrt() * norm.weight
 
 
-def test_cross_attention_is_a_padded_transformer_with_the_mask_right() -> None:
-    model, split = randomised(CONFIGS[2])
+@pytest.mark.parametrize("means", [False, True])
+def test_cross_attention_is_a_padded_transformer_with_the_mask_right(means: bool) -> None:
+    model, split = randomised(CONFIGS[2].model_copy(update={"pooled": means}))
     assert isinstance(model, CrossAttention)
     batch = whole(split)
     vectors = model.encoder(batch.items)
@@ -203,8 +204,10 @@ def test_cross_attention_is_a_padded_transformer_with_the_mask_right() -> None:
         state = rms(state + layer.feed_forward(state), layer.norm)
     side, similarity = model.encoder.side(batch), model.encoder.similarity(batch)
     pooled = naive_pooling(model, target, history, mask)
-    expected = model.head(torch.cat([side, similarity, target, state, pooled], 1)).squeeze(1)
-    torch.testing.assert_close(model(batch), expected, atol=1e-5, rtol=1e-5)
+    mean = (history * mask[:, :, None]).sum(1) / mask.sum(1, keepdim=True).clamp(min=1)
+    extra = [mean, mean * target] if means else []
+    expected = model.head(torch.cat([side, similarity, target, state, pooled, *extra], 1)).squeeze(1)
+    torch.testing.assert_close(model(batch), expected, atol=1e-4, rtol=1e-5)
     first = model.layers[0]
     assert isinstance(first, CrossAttentionLayer)
     flipped = naive_attention(first.attention, target, history, ~mask)

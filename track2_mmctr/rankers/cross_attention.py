@@ -18,6 +18,7 @@ from track2_mmctr.datasets.tables import ItemTable
 from track2_mmctr.rankers.base import Ranker
 from track2_mmctr.rankers.din import DinPooling
 from track2_mmctr.rankers.layers import Mlp, TargetAttention, init_linear
+from track2_mmctr.rankers.packed import mean_pool
 
 
 class CrossAttentionLayer(nn.Module):
@@ -38,7 +39,7 @@ class CrossAttentionLayer(nn.Module):
 
 
 class CrossAttention(Ranker):
-    """y = MLP(side ‖ similarities ‖ target ‖ cross-attention encoder ‖ DIN interest)."""
+    """y = MLP(side ‖ similarities ‖ target ‖ cross-attention encoder ‖ DIN interest), and with `pooled` the mean."""
 
     def __init__(self, config: CrossAttentionConfig, features: FeatureConfig, items: ItemTable) -> None:
         super().__init__(features, items)
@@ -47,7 +48,9 @@ class CrossAttention(Ranker):
             CrossAttentionLayer(dim, config.heads, config.feed_forward, dropout) for _ in range(config.layers)
         )
         self.pooling = DinPooling(dim, config.din_units, dropout) if config.din_units else None
-        inputs = self.encoder.side_dim + self.encoder.dense_dim + (2 if self.pooling is None else 3) * dim
+        self.pooled = config.pooled
+        vectors = 2 + (self.pooling is not None) + 2 * config.pooled
+        inputs = self.encoder.side_dim + self.encoder.dense_dim + vectors * dim
         self.head = Mlp(inputs, config.hidden_units, out=1, dropout=config.net_dropout, batch_norm=config.batch_norm)
         init_linear(self)
 
@@ -61,4 +64,7 @@ class CrossAttention(Ranker):
         parts = [self.encoder.side(batch), self.encoder.similarity(batch), target, state]
         if self.pooling is not None:
             parts.append(self.pooling(target, vectors, batch))
+        if self.pooled:
+            mean = mean_pool(vectors, batch)
+            parts += [mean, mean * target]
         return self.head(torch.cat(parts, dim=1)).squeeze(1)
