@@ -107,7 +107,7 @@ def peer(job: Job, config: RunConfig, data: CtrData) -> tuple[float, float, int]
 
 
 def ours(job: Job, config: RunConfig, data: CtrData) -> tuple[float, float, int]:
-    """A ranker of this kit, trained and asked as `run` does."""
+    """Train and ask a ranker of this kit as `run` does."""
     import tempfile
 
     import torch
@@ -136,7 +136,8 @@ def ours(job: Job, config: RunConfig, data: CtrData) -> tuple[float, float, int]
             )
             rates.append(result.evaluations[0].rows_per_second)
     valid, started = data.splits["valid"], time.perf_counter()
-    predict(model, valid, batch_size=job.batch_size, max_len=config.data.max_len, device="cpu")
+    amp = config.train.amp
+    predict(model, valid, batch_size=job.batch_size, max_len=config.data.max_len, device="cpu", amp=amp)
     seconds = time.perf_counter() - started
     return rates[-1], len(valid) / seconds, sum(p.numel() for p in model.parameters())
 

@@ -207,7 +207,7 @@ def test_cross_attention_is_a_padded_transformer_with_the_mask_right(means: bool
     mean = (history * mask[:, :, None]).sum(1) / mask.sum(1, keepdim=True).clamp(min=1)
     extra = [mean, mean * target] if means else []
     expected = model.head(torch.cat([side, similarity, target, state, pooled, *extra], 1)).squeeze(1)
-    torch.testing.assert_close(model(batch), expected, atol=1e-4, rtol=1e-5)
+    torch.testing.assert_close(model(batch), expected, atol=1e-5, rtol=1e-5)
     first = model.layers[0]
     assert isinstance(first, CrossAttentionLayer)
     flipped = naive_attention(first.attention, target, history, ~mask)
