@@ -23,8 +23,8 @@ class Ranker(nn.Module):
     """Base of all neural rankers: `forward(batch) -> logits [B]`.
 
     A ranker is built as `cls(config, features, items)`. `self.encoder` turns `batch.items` into vectors [U, D];
-    history tokens are `vectors[batch.history]` [T, D], targets `vectors[batch.target]` [B, D]. Rows come sorted
-    by history length; `batch.blocks` cuts them into dense rectangles, so that nothing computes on padding.
+    history tokens are `look_up(vectors, batch)` [T, D] (rankers/packed.py), targets `vectors[batch.target]` [B, D].
+    Rows come sorted by history length; `batch.blocks` cuts them into dense rectangles: nothing computes on padding.
     """
 
     def __init__(self, features: FeatureConfig, items: ItemTable) -> None:

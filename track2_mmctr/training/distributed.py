@@ -194,4 +194,4 @@ def parallel(model: nn.Module, world: World) -> nn.Module:
         return model
     from torch.nn.parallel import DistributedDataParallel
 
-    return DistributedDataParallel(model, broadcast_buffers=False, find_unused_parameters=True)
+    return DistributedDataParallel(model, forward_sync_buffers=False, find_unused_parameters=True)
