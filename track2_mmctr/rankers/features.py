@@ -52,7 +52,12 @@ class ItemEncoder(nn.Module):
         width = 0
         if config.embedding != "none":
             if items.embedding is None:
-                raise ConfigError("the item table has no embedding", where="features.embedding", got=config.embedding)
+                raise ConfigError(
+                    "the item table has no embedding",
+                    where="features.embedding",
+                    got=config.embedding,
+                    todo="make one (python -m track2_mmctr embed) and name its file, or set features.embedding=none",
+                )
             width = items.embedding.shape[1]
             frozen = torch.from_numpy(np.ascontiguousarray(items.embedding, dtype=np.float32))
             self.register_buffer("frozen", frozen, persistent=False)
