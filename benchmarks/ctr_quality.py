@@ -60,12 +60,12 @@ PLANTED = (*COMMON, "train.learning_rate=0.002", "train.epochs=4", "train.embedd
 MOVIELENS = (
     *COMMON,
     "train.learning_rate=0.0005",
-    "train.epochs=6",
+    "train.epochs=5",
     "train.patience=1",
     "train.embedding_regularizer=0.0001",
     "train.net_regularizer=0.0001",
     "ranker.net_dropout=0.3",
-    "data.max_len=20",
+    "data.max_len=10",
 )
 _TRANSFORMER = (
     "ranker.transformer_layers=1",
@@ -157,7 +157,7 @@ def train_one(job: Job, cache: str) -> dict[str, object]:
 def settings(job: Job) -> tuple[str, ...]:
     """Return the table's recipe and the ranker's own small layers; none for rankers without layers."""
     if job.ranker not in SMALL:
-        return ("data.max_len=20",) if job.table == "movielens" else ()
+        return ("data.max_len=10",) if job.table == "movielens" else ()
     return (*(MOVIELENS if job.table == "movielens" else PLANTED), *SMALL[job.ranker])
 
 
