@@ -68,6 +68,7 @@ MOVIELENS = (
     "data.max_len=10",
 )
 _TRANSFORMER = (
+    "train.epochs=3",
     "ranker.transformer_layers=1",
     "ranker.last=4",
     "ranker.cross_rank=32",
