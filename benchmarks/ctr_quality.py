@@ -172,7 +172,7 @@ def run_all(jobs: Iterable[Job], results: Path, cache: Path) -> list[dict[str, o
     )
     missing = [job for job in jobs if job.key not in known]
     missing.sort(key=lambda job: "transformer" in job.ranker)  # the longest last
-    with ProcessPoolExecutor(cores(), mp_context=get_context("spawn"), max_tasks_per_child=8) as pool:
+    with ProcessPoolExecutor(cores(), mp_context=get_context("spawn")) as pool:
         futures = {pool.submit(train_one, job, str(cache)): job for job in missing}
         for future in progress(as_completed(futures), "trainings", total=len(futures)):
             key = futures[future].key

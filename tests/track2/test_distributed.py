@@ -13,6 +13,15 @@ from track2_mmctr.training.distributed import World, init_world, restore, share_
 from track2_mmctr.training.tensors import read_tensors
 
 
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """As the processes have: with more, sums round otherwise, and Adam makes much of a gradient that is zero."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Path:
     """Train every case with two or three real processes over gloo, with the variables that torchrun sets."""
