@@ -107,7 +107,7 @@ class Job:
 
 
 def shuffled(data: CtrData, arm: str, seed: int) -> CtrData:
-    """Return the data with one thing moved about: `history` and `embedding` in all splits, `labels` in train."""
+    """Return the data with one thing moved about: histories in all splits, embeddings, labels in train and valid."""
     rng = np.random.default_rng(seed)
     if arm == "embedding shuffled":
         assert data.items.embedding is not None
@@ -117,7 +117,7 @@ def shuffled(data: CtrData, arm: str, seed: int) -> CtrData:
     for name, split in data.splits.items():
         if arm == "history shuffled":
             splits[name] = other_histories(split, rng.permutation(len(split)))
-        elif arm == "labels shuffled" and name == "train":
+        elif arm == "labels shuffled" and name != "test":
             assert split.label is not None
             splits[name] = replace(split, label=rng.permutation(split.label))
     return replace(data, splits=splits)
@@ -280,13 +280,26 @@ def placebos(
     cache: CacheOption = CACHE,
     results: ResultsOption = RESULTS,
 ) -> None:
-    """Arms in which a ranker must fall: shuffled histories and embeddings to their floors, shuffled labels to 0.5."""
+    """Arms in which a ranker must fall: without its history or embedding to its floor, with shuffled labels to 0.5.
+
+    The floor of a shuffled embedding is none at all; that of a shuffled history is `popularity`. `similarity` has
+    one weight, so labels tell it nothing but a sign.
+    """
     arms = ("as it is", "history shuffled", "embedding shuffled", "labels shuffled")
+    plain = ("features.item_levels=false",)
     jobs = [
-        Job("placebos", name, arm, 7, str(data), ("features.item_levels=false",), arm)
+        Job("placebos", name, arm, 7 + seed, str(data), plain, arm)
         for name in ranker or ("din", "gbdt", "similarity")
         for arm in arms
+        for seed in range(3 if arm == "labels shuffled" else 1)
+        if not (name == "similarity" and arm == "labels shuffled")
     ]
+    jobs += [
+        Job("placebos", name, "embedding left out", 7, str(data), (*plain, "features.embedding=none"))
+        for name in ("din", "gbdt")
+        if ranker is None or name in ranker
+    ]
+    jobs.append(Job("placebos", "popularity", "as it is", 7, str(data), plain))
     show(run_all(jobs, results, cache), "ranker", "column")
 
 
