@@ -16,7 +16,7 @@ from pydantic import Field
 from common.config import Config, flatten, read_yaml
 from common.errors import ConfigError, DataError
 from common.experiment import Experiment
-from common.metrics.ctr import log_odds, sigmoid
+from common.logits import log_odds, sigmoid
 from common.metrics.ctr_intervals import Difference, Estimate, delong, delong_paired
 from track2_mmctr.config import Task
 from track2_mmctr.datasets.tables import CtrData, Split, SplitName

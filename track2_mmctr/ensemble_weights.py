@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from common.errors import DataError
-from common.metrics.ctr import sigmoid
+from common.logits import sigmoid
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from common.errors import DataError
-from common.metrics.ctr import Calibration, GroupAuc, auc, calibration, gauc, log_loss, log_odds, sigmoid
+from common.logits import log_odds, sigmoid
+from common.metrics.ctr import Calibration, GroupAuc, auc, calibration, gauc, log_loss
 from common.metrics.ctr_intervals import RESAMPLES, Resampled, bootstrap, delong
 from common.submission.mmctr import Task, ValidationReport, read_submission, validate_submission
 from track2_mmctr.config import DataConfig, FeatureConfig

@@ -13,7 +13,8 @@ import numpy as np
 from common.errors import DataError
 from common.experiment import Experiment
 from common.hashing import digest
-from common.metrics.ctr import auc, sigmoid
+from common.logits import sigmoid
+from common.metrics.ctr import auc
 from common.submission.mmctr import write_submission
 from common.submission.mmctr_validate import ValidationReport
 from track2_mmctr.config import RunConfig

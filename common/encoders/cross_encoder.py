@@ -82,13 +82,6 @@ class TorchPairScorer:
         return logits.float().cpu().numpy().reshape(len(pairs))
 
 
-def sigmoid(logits: np.ndarray) -> np.ndarray:
-    """Return float32 probabilities; exact at both ends, without overflow."""
-    values = logits.astype(np.float64)
-    small = np.exp(-np.abs(values))
-    return np.where(values >= 0, 1 / (1 + small), small / (1 + small)).astype(np.float32)
-
-
 def _one_logit(source: Source, labels: int) -> None:
     if labels != 1:
         raise ConfigError(

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from sklearn.metrics import log_loss as sklearn_log_loss
 from sklearn.metrics import roc_auc_score
 
+from common.logits import log_odds, sigmoid
 from common.metrics import ctr, ctr_intervals
-from common.metrics.ctr import ParticipantVisibleError, auc, calibration, gauc, log_loss, log_odds, score, sigmoid
+from common.metrics.ctr import ParticipantVisibleError, auc, calibration, gauc, log_loss, score
 from common.metrics.ctr_intervals import bootstrap, clustered_error, delong, delong_paired, placements
 
 # Few different scores, so that ties are common; both classes are there.

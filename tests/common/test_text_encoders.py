@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 from common.encoders.colbert import build_token_encoder
-from common.encoders.cross_encoder import build_pair_scorer, sigmoid
+from common.encoders.cross_encoder import build_pair_scorer
 from common.encoders.maxsim import maxsim
 from common.encoders.packaged import resolve
 from common.encoders.text import build_text_encoder, normalised
 from common.errors import ConfigError
+from common.logits import sigmoid
 from tests.common.tiny_models import write_bert, write_colbert, write_sentence_transformer
 
 BGE, MINILM = "BAAI/bge-small-en-v1.5", "sentence-transformers/all-MiniLM-L6-v2"

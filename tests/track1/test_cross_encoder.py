@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from common.encoders.cross_encoder import OnnxPairScorer, build_pair_scorer, sigmoid
+from common.encoders.cross_encoder import OnnxPairScorer, build_pair_scorer
+from common.logits import sigmoid
 from tests.common.tiny_models import write_bert
 from tests.track1.text_tables import make_passages, make_queries, planted
 from track1_mdr.config import CrossEncoderConfig

@@ -15,7 +15,8 @@ from rich.console import Console
 from common.config import read_yaml
 from common.errors import ConfigError, DataError
 from common.experiment import read_log
-from common.metrics.ctr import auc, log_loss, sigmoid
+from common.logits import sigmoid
+from common.metrics.ctr import auc, log_loss
 from common.metrics.ctr_intervals import delong
 from common.submission.mmctr import read_submission
 from track2_mmctr.datasets.tables import CtrData, ItemTable, Split, SplitName

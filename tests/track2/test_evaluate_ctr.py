@@ -9,7 +9,8 @@ import pytest
 from rich.console import Console
 
 from common.errors import DataError
-from common.metrics.ctr import auc, gauc, sigmoid
+from common.logits import sigmoid
+from common.metrics.ctr import auc, gauc
 from common.submission.mmctr import InvalidSubmission, pack, write_submission
 from tests.track2.ctr_files import write_layout
 from track2_mmctr.compare import compare, compare_paths

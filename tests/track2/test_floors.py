@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from common.errors import ConfigError, DataError
+from common.logits import log_odds, sigmoid
 from tests.track2.planted_rows import make_items, make_split, planted, rank_auc, shuffled_histories
 from track2_mmctr.config import FeatureConfig, PopularityConfig, SimilarityConfig
 from track2_mmctr.datasets.tables import CtrData
-from track2_mmctr.rankers.logistic import fit_logistic, logit, sigmoid
+from track2_mmctr.rankers.logistic import fit_logistic
 from track2_mmctr.rankers.popularity import Popularity
 from track2_mmctr.rankers.similarity import Similarity, history_cosine
 
@@ -166,4 +167,4 @@ def test_logistic_regression_finds_the_minimum() -> None:
     separable = fit_logistic(np.array([[-1.0], [1.0]]), np.array([0, 1]))
     one_class = fit_logistic(np.zeros((3, 1)), np.ones(3))
     assert np.isfinite([*separable, *one_class]).all() and separable[0] > 0 and one_class[-1] > 3
-    np.testing.assert_allclose(logit(sigmoid(np.array([-3.0, 0.5]))), [-3, 0.5])
+    np.testing.assert_allclose(log_odds(sigmoid(np.array([-3.0, 0.5]))), [-3, 0.5])

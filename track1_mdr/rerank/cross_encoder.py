@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from common.encoders.base import pair_key
-from common.encoders.cross_encoder import build_pair_scorer, sigmoid
+from common.encoders.cross_encoder import build_pair_scorer
 from common.encoders.store import EmbeddingStore
+from common.logits import sigmoid
 from track1_mdr.chunks import chunk_passages
 from track1_mdr.config import CrossEncoderConfig
 from track1_mdr.datasets.tables import Passages, Queries, Scored, top_k

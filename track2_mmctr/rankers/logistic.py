@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from common.logits import sigmoid
+
 STEPS = 50
 
 
@@ -34,13 +36,3 @@ def fit_logistic(columns: np.ndarray, label: np.ndarray, ridge: float = 1.0) -> 
         if np.abs(step).max() < 1e-10:
             break
     return weights
-
-
-def sigmoid(x: np.ndarray) -> np.ndarray:
-    """Return 1 / (1 + exp(-x)) without overflow."""
-    return np.exp(-np.logaddexp(0.0, -x))
-
-
-def logit(rate: np.ndarray) -> np.ndarray:
-    """Return log(p / (1 - p)) of rates strictly between 0 and 1."""
-    return np.log(rate) - np.log1p(-rate)

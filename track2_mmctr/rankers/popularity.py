@@ -8,10 +8,11 @@ from typing import Self
 import numpy as np
 
 from common.errors import ConfigError, DataError
+from common.logits import log_odds, sigmoid
 from track2_mmctr.config import FeatureConfig, PopularityConfig
 from track2_mmctr.datasets.tables import LEVELS, CtrData, ItemTable, Split
 from track2_mmctr.rankers.base import Say
-from track2_mmctr.rankers.logistic import fit_logistic, logit, sigmoid
+from track2_mmctr.rankers.logistic import fit_logistic
 from track2_mmctr.rankers.state import check_items, load_state, save_state
 
 
@@ -59,7 +60,7 @@ class Popularity:
         if not self.ids:
             return prior
         clicks, rows = self.clicks[split.target], self.rows[split.target]
-        return logit((clicks + self.smoothing * sigmoid(prior)) / (rows + self.smoothing))
+        return log_odds((clicks + self.smoothing * sigmoid(prior)) / (rows + self.smoothing))
 
     def save(self, folder: Path) -> None:
         """Write `ranker.json` and `ranker.safetensors`."""
