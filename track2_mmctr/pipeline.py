@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -37,6 +37,11 @@ class FittedRun(Protocol):
         """AUC on valid of the averaged logits."""
         ...
 
+    @property
+    def valid_logits(self) -> np.ndarray:
+        """What `predict` gives for valid."""
+        ...
+
     def predict(self, split: Split) -> np.ndarray:
         """Return the logit of a click for each row of the split, float64 [R]."""
         ...
@@ -60,6 +65,7 @@ class Neural:
     items: ItemTable
     device: str
     valid_auc: float = float("nan")
+    valid_logits: np.ndarray = field(default_factory=lambda: np.empty(0))
 
     def predict(self, split: Split) -> np.ndarray:
         """Return the mean logit over the seeds."""
@@ -103,6 +109,7 @@ class Fitted:
     items: ItemTable
     max_len: int
     valid_auc: float = float("nan")
+    valid_logits: np.ndarray = field(default_factory=lambda: np.empty(0))
 
     def predict(self, split: Split) -> np.ndarray:
         """Return the logit of a click for each row."""
@@ -140,7 +147,8 @@ def fit_run(
     fitted = fit(config, data, environment, folder, say, on_evaluation)
     valid = data.splits["valid"]
     assert valid.label is not None  # noqa: S101 - checked above
-    fitted.valid_auc = auc(valid.label, fitted.predict(valid))
+    fitted.valid_logits = fitted.predict(valid)
+    fitted.valid_auc = auc(valid.label, fitted.valid_logits)
     return fitted
 
 
@@ -230,10 +238,9 @@ def run(
         with record.stage("train"):
             fitted = fit_run(config, data, environment, unfinished, say)
         with record.stage("predict"):
-            logits: dict[SplitName, np.ndarray] = {}
-            for name, split in data.splits.items():
-                if name != "train":
-                    logits[name] = fitted.predict(split)
+            logits: dict[SplitName, np.ndarray] = {"valid": fitted.valid_logits}
+            if "test" in data.splits:
+                logits["test"] = fitted.predict(data.splits["test"])
         with record.stage("save"):  # before anything else can fail
             fitted.save(record.folder / "model")
             for name, values in logits.items():

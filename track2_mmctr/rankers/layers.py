@@ -48,16 +48,18 @@ class Mlp(nn.Sequential):
         self.out_dim = inputs
 
 
-def rectangle(tokens: Tensor, block: Block) -> Tensor:
-    """Return a block's part of [T, ...] as [rows, length, ...], without a copy."""
-    part = tokens[block.first_token : block.first_token + block.rows * block.length]
-    return part.view(block.rows, block.length, *tokens.shape[1:])
+def rectangles(tokens: Tensor, blocks: Sequence[Block]) -> list[Tensor]:
+    """Return the tokens [T, ...] as one [rows, length, ...] for each block.
+
+    One `split` rather than slices, whose backward pass would fill a [T, ...] with zeros for every block.
+    """
+    parts = tokens.split([block.rows * block.length for block in blocks])
+    return [part.unflatten(0, (block.rows, block.length)) for part, block in zip(parts, blocks, strict=True)]
 
 
 def token_softmax(scores: Tensor, batch: Batch) -> Tensor:
     """Softmax of token scores [T, ...] over each row's own history, [T, ...]."""
-    parts = [rectangle(scores, block).softmax(1).flatten(0, 1) for block in batch.blocks if block.length]
-    return torch.cat(parts) if parts else scores
+    return torch.cat([part.softmax(1).flatten(0, 1) for part in rectangles(scores, batch.blocks)])
 
 
 class TargetAttention(nn.Module):

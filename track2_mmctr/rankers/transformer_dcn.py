@@ -15,7 +15,7 @@ from track2_mmctr.datasets.tables import ItemTable
 from track2_mmctr.rankers.base import Ranker
 from track2_mmctr.rankers.cross import CrossNetV2
 from track2_mmctr.rankers.features import ItemEncoder
-from track2_mmctr.rankers.layers import Mlp, init_linear
+from track2_mmctr.rankers.layers import Mlp, init_linear, rectangles
 from track2_mmctr.rankers.packed import look_up, spread
 
 Apply = Callable[[Tensor, Tensor], Tensor]
@@ -87,15 +87,6 @@ class PackedEncoder(nn.Module):
         query = apply(w_k.T @ w_q, w_k.T @ b_q)
         value = apply(out.weight @ w_v, out.weight @ b_v)
         return attend(query[:, None], keys[:, None], value[:, None], blocks, scale, dropout).squeeze(1) + out.bias
-
-
-def rectangles(tokens: Tensor, blocks: Sequence[Block]) -> list[Tensor]:
-    """Return the tokens [T, ...] as one [rows, length, ...] for each block.
-
-    One `split` rather than slices, whose backward pass would fill a [T, ...] with zeros for every block.
-    """
-    parts = tokens.split([block.rows * block.length for block in blocks])
-    return [part.unflatten(0, (block.rows, block.length)) for part, block in zip(parts, blocks, strict=True)]
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, blocks: Sequence[Block], scale: float, dropout: float) -> Tensor:
