@@ -22,11 +22,11 @@ from common.submission.mdr_validate import (
     TASK_TITLES,
     TASKS,
     ExpectedSubmission,
-    InvalidSubmission,
     Task,
     ValidationReport,
     validate_submission,
 )
+from common.submission.report import InvalidSubmission
 
 __all__ = [
     "TASKS",

@@ -9,47 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from common.errors import DataError
+from common.submission.report import NULLS, Faults
 
 HEADER = ("question_id", "passage_id")
 IDS_PER_ROW = 5
-# What pandas, and so most hosts, read as a missing value.
-NULLS = frozenset(
-    [
-        "",
-        "#N/A",
-        "#N/A N/A",
-        "#NA",
-        "-1.#IND",
-        "-1.#QNAN",
-        "-NaN",
-        "-nan",
-        "1.#IND",
-        "1.#QNAN",
-        "<NA>",
-        "N/A",
-        "NA",
-        "NULL",
-        "NaN",
-        "None",
-        "n/a",
-        "nan",
-        "null",
-    ]
-)
 _ROW_RULE = f'passage_id is a JSON list of {IDS_PER_ROW} strings in double quotes, e.g. ["4", "18", "19", "2", "7"]'
-
-
-@dataclass(frozen=True)
-class RowFault:
-    """One broken rule: the CSV line (from 1, the header's; None = the whole file), the value and the rule."""
-
-    line: int | None
-    value: str
-    rule: str
-
-    def __str__(self) -> str:
-        where = "file" if self.line is None else f"line {self.line}"
-        return f"{where}: {self.value}: {self.rule}"
 
 
 @dataclass(frozen=True)
@@ -62,21 +26,10 @@ class Row:
 
 
 @dataclass
-class ParsedFile:
+class ParsedFile(Faults):
     """The rows of a file and the faults that show without knowing the questions."""
 
     rows: list[Row] = field(default_factory=list)
-    faults: list[RowFault] = field(default_factory=list)
-
-    def fault(self, line: int | None, value: object, rule: str) -> None:
-        """Add one fault."""
-        self.faults.append(RowFault(line, short(value), rule))
-
-
-def short(value: object, limit: int = 60) -> str:
-    """Return `repr(value)`, cut in the middle to about `limit` characters."""
-    text = repr(value)
-    return text if len(text) <= limit else f"{text[: limit - 13]}...{text[-10:]}"
 
 
 def parse_file(path: Path, count: int | None = IDS_PER_ROW) -> ParsedFile:
@@ -101,16 +54,9 @@ def parse_file(path: Path, count: int | None = IDS_PER_ROW) -> ParsedFile:
             "the file cannot be read", where=path, got=error.strerror, todo="check the path of the submission file"
         ) from None
     parsed = ParsedFile()
-    if data.startswith(b"\xef\xbb\xbf"):
-        parsed.fault(1, data[:3], "the file must not start with a byte order mark: save as UTF-8 without BOM")
-        data = data[3:]
-    try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        parsed.fault(line, data[error.start : error.start + 8], "the file must be UTF-8")
-        return parsed
-    _parse_text(text, count, parsed)
+    text = parsed.decode(data)
+    if text is not None:
+        _parse_text(text, count, parsed)
     return parsed
 
 

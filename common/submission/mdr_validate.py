@@ -8,15 +8,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from common.errors import DataError, SubmissionError
+from common.errors import DataError
 from common.metrics.retrieval import TASK_IDS, task_of
-from common.submission.mdr_rows import IDS_PER_ROW, ParsedFile, Row, RowFault, parse_file
+from common.submission.mdr_rows import IDS_PER_ROW, ParsedFile, Row, parse_file
+from common.submission.report import Report, RowFault
 
 Task = Literal["mmdocir", "m2kr"]
 TASKS: tuple[Task, Task] = ("m2kr", "mmdocir")  # in the order of their question ids
 TASK_TITLES: Mapping[Task, str] = {"m2kr": "M2KR", "mmdocir": "MMDocIR"}
 FULL_ROWS = sum(len(ids) for ids in TASK_IDS.values())
-SHOWN_FAULTS = 20
 _PAGE = re.compile(r"0|[1-9][0-9]{0,8}")
 
 
@@ -72,7 +72,7 @@ class ExpectedSubmission:
 
 
 @dataclass(frozen=True)
-class ValidationReport:
+class ValidationReport(Report):
     """The outcome of a validation: `faults` holds all of them, in the order of the file."""
 
     path: Path
@@ -80,18 +80,6 @@ class ValidationReport:
     faults: tuple[RowFault, ...] = ()
     notes: tuple[str, ...] = ()
     partial: str | None = None
-
-    @property
-    def ok(self) -> bool:
-        """True when no rule is broken (a partial file may be valid)."""
-        return not self.faults
-
-    def lines(self, limit: int = SHOWN_FAULTS) -> list[str]:
-        """Return the first `limit` faults, one a line, then how many more there are."""
-        shown = [str(fault) for fault in self.faults[:limit]]
-        if len(self.faults) > limit:
-            shown.append(f"... and {len(self.faults) - limit:,} more ({len(self.faults):,} faults in all)")
-        return shown
 
     def render(self) -> str:
         """Return the report as plain text."""
@@ -113,25 +101,6 @@ class ValidationReport:
             "partial": self.partial,
             "notes": list(self.notes),
         }
-
-    def check(self) -> ValidationReport:
-        """Return self; raise `InvalidSubmission` with the list of faults when there are any."""
-        if self.faults:
-            raise InvalidSubmission(self)
-        return self
-
-
-class InvalidSubmission(SubmissionError):
-    """A submission file breaks a rule; `report` holds every fault."""
-
-    def __init__(self, report: ValidationReport) -> None:
-        self.report = report
-        faults = "\n".join(f"  {line}" for line in report.lines())
-        super().__init__(
-            f"the submission breaks {len(report.faults):,} rules:\n{faults}",
-            where=report.path,
-            todo="mend the rows named above; the kit's own writer writes a valid file",
-        )
 
 
 @dataclass

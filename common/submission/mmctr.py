@@ -23,12 +23,12 @@ from common.submission.mmctr_rows import ID
 from common.submission.mmctr_validate import (
     TASKS,
     Ids,
-    InvalidSubmission,
     Task,
     ValidationReport,
     examine,
     validate_submission,
 )
+from common.submission.report import InvalidSubmission
 
 __all__ = [
     "TASKS",

@@ -9,7 +9,7 @@ import zlib
 from pathlib import Path, PurePosixPath
 
 from common.errors import DataError
-from common.submission.mdr_rows import RowFault, short
+from common.submission.report import RowFault, short
 
 MEMBER = "prediction.csv"
 MAX_BYTES = 256 << 20  # of the zip, and of the CSV: twenty times the official test set's

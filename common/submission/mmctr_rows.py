@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import polars as pl
 
-from common.submission.mdr_rows import NULLS, RowFault, short
+from common.submission.report import NULLS, Faults
 
 ID = "ID"
 TASK_COLUMNS = ("Task1", "Task2", "Task1&2")
@@ -19,7 +19,7 @@ _INFINITE = frozenset(["inf", "+inf", "-inf", "infinity", "+infinity", "-infinit
 
 
 @dataclass
-class ParsedPredictions:
+class ParsedPredictions(Faults):
     """The rows of a file and the faults that show without knowing the test set.
 
     Attributes
@@ -35,24 +35,13 @@ class ParsedPredictions:
     lines: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
     ids: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
     columns: dict[str, np.ndarray] = field(default_factory=dict)
-    faults: list[RowFault] = field(default_factory=list)
-
-    def fault(self, line: int | None, value: object, rule: str) -> None:
-        """Add one fault."""
-        self.faults.append(RowFault(line, short(value), rule))
 
 
 def parse_csv(data: bytes) -> ParsedPredictions:
     """Parse the bytes of a `prediction.csv` and check all that it alone can show. LF, CRLF and CR are read alike."""
     parsed = ParsedPredictions()
-    if data.startswith(b"\xef\xbb\xbf"):
-        parsed.fault(1, data[:3], "the file must not start with a byte order mark: save as UTF-8 without BOM")
-        data = data[3:]
-    try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        parsed.fault(line, data[error.start : error.start + 8], "the file must be UTF-8")
+    text = parsed.decode(data)
+    if text is None:
         return parsed
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     if lines[-1] == "":

@@ -10,20 +10,18 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from common.errors import SubmissionError
-from common.submission.mdr_rows import RowFault
 from common.submission.mmctr_archive import read_archive
 from common.submission.mmctr_rows import ID, TASK_COLUMNS, ParsedPredictions, parse_csv
+from common.submission.report import Report, RowFault
 
 Task = Literal["Task1", "Task2", "Task1&2"]
 TASKS: tuple[Task, ...] = ("Task1", "Task2", "Task1&2")
 OFFICIAL_ROWS = 379_142
-SHOWN_FAULTS = 20
 Ids = npt.NDArray[np.integer[Any]] | Sequence[int]
 
 
 @dataclass(frozen=True)
-class ValidationReport:
+class ValidationReport(Report):
     """The outcome of a validation: `faults` holds all of them, in the order of the file."""
 
     path: Path
@@ -31,18 +29,6 @@ class ValidationReport:
     tasks: tuple[str, ...]
     faults: tuple[RowFault, ...] = ()
     notes: tuple[str, ...] = ()
-
-    @property
-    def ok(self) -> bool:
-        """True when no rule is broken."""
-        return not self.faults
-
-    def lines(self, limit: int = SHOWN_FAULTS) -> list[str]:
-        """Return the first `limit` faults, one a line, then how many more there are."""
-        shown = [str(fault) for fault in self.faults[:limit]]
-        if len(self.faults) > limit:
-            shown.append(f"... and {len(self.faults) - limit:,} more ({len(self.faults):,} faults in all)")
-        return shown
 
     def render(self) -> str:
         """Return the report as plain text."""
@@ -63,25 +49,6 @@ class ValidationReport:
             "faults": self.lines(),
             "notes": list(self.notes),
         }
-
-    def check(self) -> ValidationReport:
-        """Return self; raise `InvalidSubmission` with the list of faults when there are any."""
-        if self.faults:
-            raise InvalidSubmission(self)
-        return self
-
-
-class InvalidSubmission(SubmissionError):
-    """A submission breaks a rule; `report` holds every fault."""
-
-    def __init__(self, report: ValidationReport) -> None:
-        self.report = report
-        faults = "\n".join(f"  {line}" for line in report.lines())
-        super().__init__(
-            f"the submission breaks {len(report.faults):,} rules:\n{faults}",
-            where=report.path,
-            todo="mend the rows named above; the kit's own writer writes a valid file",
-        )
 
 
 def examine(path: Path, expected_ids: Ids | None, task: Task | None) -> tuple[ParsedPredictions, ValidationReport]:
