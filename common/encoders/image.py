@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from common.encoders.batching import in_full_batches
 from common.errors import ConfigError
 from common.hashing import digest
 
@@ -124,22 +125,10 @@ class OpenClipEncoder:
     def _in_batches(self, items: list[Any], forward: Callable[[list[Any]], Any]) -> np.ndarray:
         import torch
 
-        result = np.empty((len(items), self.dim), np.float32)
-        for start in range(0, len(items), self._batch_size):
-            batch = items[start : start + self._batch_size]
-            filled = batch + batch[-1:] * (self._batch_size - len(batch))
-            try:
-                with torch.inference_mode():
-                    vectors = torch.nn.functional.normalize(forward(filled).float(), dim=-1).cpu().numpy()
-            except torch.OutOfMemoryError:
-                raise ConfigError(
-                    "the image encoder runs out of memory",
-                    where=f"model {self.name}",
-                    got=f"batch_size {self._batch_size}",
-                    todo="set a smaller batch_size for the route",
-                ) from None
-            result[start : start + len(batch)] = vectors[: len(batch)]
-        return result
+        def vectors(batch: list[Any]) -> np.ndarray:
+            return torch.nn.functional.normalize(forward(batch).float(), dim=-1).cpu().numpy()
+
+        return in_full_batches(items, self._batch_size, vectors, self.name, self.dim)
 
 
 def _source(model: str, pretrained: str | None) -> tuple[str, bool]:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
+from common.encoders.batching import in_full_batches
 from common.encoders.image import RANDOM_WEIGHTS, weights_digest
 from common.encoders.packaged import PACKAGED_TIMM, PackagedWeights
 from common.encoders.text import normalised
@@ -115,23 +116,11 @@ class TimmImageEncoder:
         """Return float32 [N, D] for N results of `prepare`."""
         import torch
 
-        parts: list[np.ndarray] = []
-        for start in range(0, len(inputs), self._batch_size):
-            batch = list(inputs[start : start + self._batch_size])
-            filled = np.stack(batch + batch[-1:] * (self._batch_size - len(batch)))
-            try:
-                with torch.inference_mode():
-                    pixels = torch.from_numpy(filled).to(self._device, memory_format=torch.channels_last)
-                    vectors = self._model(pixels).float().cpu().numpy()
-            except torch.OutOfMemoryError:
-                raise ConfigError(
-                    "the image encoder runs out of memory",
-                    where=f"model {self.name}",
-                    got=f"batch_size {self._batch_size}",
-                    todo="set a smaller batch_size",
-                ) from None
-            parts.append(normalised(vectors[: len(batch)]))
-        return np.concatenate(parts) if parts else np.empty((0, self.dim), np.float32)
+        def vectors(batch: list[np.ndarray]) -> np.ndarray:
+            pixels = torch.from_numpy(np.stack(batch)).to(self._device, memory_format=torch.channels_last)
+            return normalised(self._model(pixels).float().cpu().numpy())
+
+        return in_full_batches(inputs, self._batch_size, vectors, self.name, self.dim)
 
 
 def _load(model: str, pretrained: str, packaged: tuple[PackagedWeights, Path] | None, seed: int) -> Any:
