@@ -29,7 +29,19 @@ from track2_mmctr.config import CONFIG_FOLDER, DinConfig, RunConfig
 from track2_mmctr.datasets.tables import CtrData, Split
 
 PEER = "FuxiCTR layers, padded"
-OTHERS = ("dcnv2", "qin", "transformer_dcn", "transformer_dcn_quant", "din_dcn", "din_senet", "cross_attention")
+OTHERS = (
+    "dcnv2",
+    "din_dcn",
+    "din_senet",
+    "qin",
+    "cross_attention",
+    "transformer_dcn_quant",
+    "transformer_dcn",
+    "gbdt",
+    "similarity",
+    "popularity",
+)
+OURS = ("my_ranker", "baseline")
 WIDTH = 64
 
 
@@ -73,7 +85,8 @@ def measure(job: Job) -> Speed:
     data = load_data(find_folder(job.data), config.data, config.features, job.cache, splits=("train", "valid"))
     rows = min(len(data.splits["valid"]), max(2 * job.batch_size, 4096))
     data = replace(data, splits={"train": data.train, "valid": first_rows(data.splits["valid"], rows)})
-    train, predict, parameters = (peer if job.system == PEER else ours)(job, config, data)
+    run = peer if job.system == PEER else ours if config.ranker.neural else fitted
+    train, predict, parameters = run(job, config, data)
     unit = 1 if sys.platform == "darwin" else 1024
     return Speed(train, predict, unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, parameters)
 
@@ -142,6 +155,20 @@ def ours(job: Job, config: RunConfig, data: CtrData) -> tuple[float, float, int]
     return rates[-1], len(valid) / seconds, sum(p.numel() for p in model.parameters())
 
 
+def fitted(job: Job, config: RunConfig, data: CtrData) -> tuple[float, float, int]:
+    """Fit a ranker without gradients on all training rows, and ask it."""
+    from track2_mmctr.rankers import build_fitted
+
+    del job  # no batches
+    ranker, max_len = build_fitted(config.ranker, config.features), config.data.max_len
+    started = time.perf_counter()
+    ranker.fit(data, max_len=max_len, seed=config.seed, threads=cores(), say=lambda _: None)
+    between = time.perf_counter()
+    valid = data.splits["valid"]
+    ranker.predict(valid, data.items, max_len=max_len)
+    return len(data.train) / (between - started), len(valid) / (time.perf_counter() - between), 0
+
+
 def alone(job: Job) -> Speed:
     """Measure in a new process, so that the peak memory is the system's own."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
@@ -157,15 +184,17 @@ def median(found: list[Speed]) -> Speed:
 def main(
     data: Annotated[Path, typer.Option("--data", help="Data root: the challenge's, or of benchmarks.planted_ctr")],
     cache: Annotated[Path, typer.Option("--cache")] = Path("data/cache"),
-    repeats: Annotated[int, typer.Option(help="Runs of each system at each batch size")] = 3,
-    others: Annotated[bool, typer.Option(help="Also measure every other ranker, at batch 1024")] = True,
+    repeats: Annotated[
+        int, typer.Option(min=0, help="Runs of each system at each batch size; 0 = only the others")
+    ] = 3,
+    others: Annotated[bool, typer.Option(help="Also measure every other ranker, once, at batch 1024")] = True,
 ) -> None:
     """Print the table of rates and memory."""
     typer.echo(f"{cpu_name()}, {cores()} cores; median of {repeats}")
     typer.echo(
         f"{'system':<34}{'batch':>6}{'parameters':>12}{'train':>9}{'x':>6}{'predict':>9}{'x':>6}{'peak GB':>9}{'x':>6}"
     )
-    for batch_size, steps in ((1024, 12), (8192, 3)):
+    for batch_size, steps in ((1024, 12), (8192, 3)) if repeats else ():
         jobs = {
             PEER: Job(PEER, batch_size, steps, data, cache),
             "din": Job("din", batch_size, 4 * steps, data, cache),
@@ -178,7 +207,7 @@ def main(
         base = median(found[PEER])
         for name, speeds in found.items():
             show(name, batch_size, median(speeds), base)
-    for name in OTHERS if others else ():
+    for name in (*OTHERS, *OURS) if others else ():
         show(name, 1024, alone(Job(name, 1024, 8, data, cache)), None)
 
 
