@@ -190,7 +190,7 @@ def main(
     others: Annotated[bool, typer.Option(help="Also measure every other ranker, once, at batch 1024")] = True,
 ) -> None:
     """Print the table of rates and memory."""
-    typer.echo(f"{cpu_name()}, {cores()} cores; median of {repeats}")
+    typer.echo(f"{cpu_name()}, {cores()} cores" + (f"; median of {repeats}" if repeats else ""))
     typer.echo(
         f"{'system':<34}{'batch':>6}{'parameters':>12}{'train':>9}{'x':>6}{'predict':>9}{'x':>6}{'peak GB':>9}{'x':>6}"
     )

@@ -14,6 +14,7 @@ from common.errors import DataError
 from common.faults import FaultLog
 from common.hashing import digest
 from common.images import open_image
+from track2_mmctr.datasets.items import shown_ids
 from track2_mmctr.embeddings.catalogue import IMAGES, Catalogue, cover_path, read_raw, read_texts
 from track2_mmctr.embeddings.config import EmbedConfig
 from track2_mmctr.embeddings.fusion import Modality
@@ -165,6 +166,6 @@ def _spread(vectors: np.ndarray, present: np.ndarray, rows: list[int], count: in
     return full, have
 
 
-def _ids(rows: list[int], limit: int = 5) -> str:
-    shown = ", ".join(str(row + 1) for row in rows[:limit])
-    return f"item {shown}" + (", ..." if len(rows) > limit else "")
+def _ids(rows: list[int]) -> str:
+    """Return the items of rows for a message; row r is item r + 1."""
+    return f"item {shown_ids(np.asarray(rows) + 1)}"
