@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from common.config import Config
+from common.training.schedule import ScheduleConfig
 
 CONFIG_FOLDER = Path(__file__).parent / "configs"
 Scalar = int | float | str | bool
@@ -234,17 +235,6 @@ class LossConfig(Config):
         default=0.0, ge=0, le=1, description="weight of mean softplus(negative - positive), an AUC surrogate"
     )
     positive_weight: float = Field(default=1.0, gt=0, description="of positives in the cross-entropy")
-
-
-class ScheduleConfig(Config):
-    """The learning rate over time."""
-
-    type: Literal["constant", "plateau", "cosine"] = "plateau"
-    factor: float = Field(
-        default=0.1, gt=0, lt=1, description="plateau: times the rate after an evaluation without a gain"
-    )
-    floor: float = Field(default=1e-6, ge=0)
-    warmup_steps: int = Field(default=0, ge=0, description="linear warm-up")
 
 
 class TrainConfig(Config):

@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from common.errors import ConfigError, DataError, UserError
+from common.training import tensors
 from tests.track2.tiny_training import SMALL, Bomb, explode_at, make_config, make_data, make_model, run, weights
 from track2_mmctr.config import LossConfig
-from track2_mmctr.training import checkpoint, tensors
+from track2_mmctr.training import checkpoint
 from track2_mmctr.training.checkpoint import load_model, save_model
 from track2_mmctr.training.predict import predict
 

@@ -8,6 +8,8 @@ import torch
 
 from common.errors import ConfigError, DataError, UserError
 from common.metrics.ctr import auc
+from common.training.repeatable import step_seed
+from common.training.schedule import Schedule, evaluation_points
 from tests.track2.tiny_training import (
     SMALL,
     explode_at,
@@ -23,8 +25,7 @@ from track2_mmctr.config import LossConfig, ScheduleConfig, TrainConfig
 from track2_mmctr.training.averaging import average_weights, copy_weights
 from track2_mmctr.training.losses import ctr_loss
 from track2_mmctr.training.predict import predict
-from track2_mmctr.training.schedule import Schedule, evaluation_points
-from track2_mmctr.training.setup import make_optimizer, step_seed
+from track2_mmctr.training.setup import make_optimizer
 
 LEARN = TrainConfig(epochs=5, batch_size=64, learning_rate=0.02, patience=8, schedule=ScheduleConfig(type="constant"))
 

@@ -16,11 +16,11 @@ from common.atomic import atomic_folder
 from common.config import flatten
 from common.errors import ConfigError, DataError, UserError
 from common.hashing import digest, file_digest
+from common.training.tensors import distinct
 from track2_mmctr.config import RunConfig
 from track2_mmctr.datasets.tables import ItemTable
 from track2_mmctr.rankers import build_ranker
 from track2_mmctr.rankers.base import Ranker
-from track2_mmctr.training.tensors import distinct
 
 FORMAT = "mirc-track2-model-1"
 WEIGHTS, ABOUT = "model.safetensors", "model.json"

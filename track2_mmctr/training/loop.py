@@ -16,6 +16,10 @@ from torch import Tensor, nn
 from common.errors import UserError
 from common.metrics.ctr import auc, log_loss
 from common.progress import bar
+from common.training.interrupt import Interrupt
+from common.training.repeatable import repeatable, step_seed
+from common.training.schedule import MIN_DELTA, Schedule, evaluation_points
+from common.training.state import remove_state
 from track2_mmctr.batches import epoch_order, make_batch
 from track2_mmctr.config import LossConfig, TrainConfig
 from track2_mmctr.datasets.tables import CtrData
@@ -23,12 +27,10 @@ from track2_mmctr.rankers.base import Ranker, Say
 from track2_mmctr.training import distributed
 from track2_mmctr.training.averaging import average_weights, copy_weights
 from track2_mmctr.training.distributed import World
-from track2_mmctr.training.interrupt import Interrupt
 from track2_mmctr.training.losses import ctr_loss
 from track2_mmctr.training.predict import predict_together
-from track2_mmctr.training.resume import Evaluation, State, load_state, remove_state, save_state
-from track2_mmctr.training.schedule import MIN_DELTA, Schedule, evaluation_points
-from track2_mmctr.training.setup import check, has_batch_norm, make_optimizer, repeatable, step_seed
+from track2_mmctr.training.resume import Evaluation, State, load_state, save_state
+from track2_mmctr.training.setup import check, has_batch_norm, make_optimizer
 
 OnEvaluation = Callable[[Evaluation], None]
 CHECKPOINT_SECONDS = 60.0

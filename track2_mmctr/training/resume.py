@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from common.config import flatten
-from common.errors import ConfigError, DataError
+from common.errors import DataError
+from common.training.state import check_key, load_optimizer, part, prefixed, todo
+from common.training.tensors import read_tensors, write_tensors
 from track2_mmctr.training.averaging import Weights
-from track2_mmctr.training.tensors import read_tensors, write_tensors
 
 FORMAT = "mirc-track2-training-1"
 
@@ -68,13 +66,13 @@ def save_state(
     path: Path, key: dict[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer, state: State
 ) -> None:
     """Write everything that a run needs to go on; a full disk leaves the file before it as it was."""
-    tensors = _prefixed("model", model.state_dict())
+    tensors = prefixed("model", model.state_dict())
     for number, values in optimizer.state_dict()["state"].items():
-        tensors |= _prefixed(f"optimizer/{number}", values)
+        tensors |= prefixed(f"optimizer/{number}", values)
     for number, weights in enumerate(state.snapshots):
-        tensors |= _prefixed(f"snapshot/{number}", weights)
+        tensors |= prefixed(f"snapshot/{number}", weights)
     if state.best is not None:
-        tensors |= _prefixed("best", state.best)
+        tensors |= prefixed("best", state.best)
     write_tensors(path, tensors, {"format": FORMAT, "key": key, "progress": asdict(state.progress)})
 
 
@@ -88,63 +86,18 @@ def load_state(path: Path, key: dict[str, Any], model: nn.Module, optimizer: tor
     ConfigError
         It belongs to another configuration, other data or another seed; what differs is named.
     """
-    tensors, header = read_tensors(path, FORMAT, _todo(path))
+    tensors, header = read_tensors(path, FORMAT, todo(path))
     check_key(path, header["key"], key)
     try:
-        model.load_state_dict(_part(tensors, "model"))
-        _load_optimizer(optimizer, _part(tensors, "optimizer"))
+        model.load_state_dict(part(tensors, "model"))
+        load_optimizer(optimizer, part(tensors, "optimizer"))
         progress = Progress(**header["progress"])
         progress.evaluations = [Evaluation(**values) for values in header["progress"]["evaluations"]]
     except (RuntimeError, KeyError, TypeError, ValueError) as error:
         raise DataError(
-            "the checkpoint does not fit the model", where=path, got=str(error).splitlines()[0], todo=_todo(path)
+            "the checkpoint does not fit the model", where=path, got=str(error).splitlines()[0], todo=todo(path)
         ) from None
-    snapshots = _part(tensors, "snapshot")
+    snapshots = part(tensors, "snapshot")
     numbers = sorted({int(name.partition("/")[0]) for name in snapshots})
-    best = _part(tensors, "best")
-    return State(progress, best or None, [_part(snapshots, str(number)) for number in numbers])
-
-
-def check_key(path: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
-    """Raise `ConfigError` that names what differs between a checkpoint's key and that of this run."""
-    old, new = flatten(json.loads(json.dumps(found))), flatten(json.loads(json.dumps(wanted)))
-    differ = [name for name in sorted(old.keys() | new.keys()) if old.get(name) != new.get(name)]
-    if differ:
-        raise ConfigError(
-            "a checkpoint of another configuration is in the way: " + ", ".join(differ[:8]),
-            where=path,
-            expected="; ".join(f"{name} = {_short(new.get(name))}" for name in differ[:8]),
-            got="; ".join(f"{name} = {_short(old.get(name))}" for name in differ[:8]),
-            todo=f"{_todo(path)}; or go on with the configuration, data and seed that it was made with",
-        )
-
-
-def remove_state(folder: Path) -> None:
-    """Delete the folder of a state that is no longer needed."""
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-def _todo(path: Path) -> str:
-    return f"delete {path.parent} to train from the start"
-
-
-def _short(value: object, limit: int = 60) -> str:
-    text = str(value)
-    return text if len(text) <= limit else text[: limit - 3] + "..."
-
-
-def _prefixed(prefix: str, tensors: dict[str, Tensor]) -> Weights:
-    return {f"{prefix}/{name}": value for name, value in tensors.items()}
-
-
-def _part(tensors: Weights, prefix: str) -> Weights:
-    return {name[len(prefix) + 1 :]: value for name, value in tensors.items() if name.startswith(f"{prefix}/")}
-
-
-def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: Weights) -> None:
-    own = optimizer.state_dict()
-    values: dict[int, Weights] = {}
-    for name, tensor in tensors.items():
-        number, _, leaf = name.partition("/")
-        values.setdefault(int(number), {})[leaf] = tensor
-    optimizer.load_state_dict({"state": values, "param_groups": own["param_groups"]})
+    best = part(tensors, "best")
+    return State(progress, best or None, [part(snapshots, str(number)) for number in numbers])

@@ -1,13 +1,9 @@
-"""What training needs before its first step: checks, the optimiser, repeatable randomness."""
+"""What training needs before its first step: checks and the optimiser."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import numpy as np
 import torch
-import torch.utils.deterministic as fill
 from torch import nn
 
 from common.errors import ConfigError, DataError
@@ -60,22 +56,3 @@ def make_optimizer(model: nn.Module, config: TrainConfig, device: torch.device) 
     ]
     fused = device.type in ("cpu", "cuda")
     return torch.optim.Adam([g for g in groups if g["params"]], lr=config.learning_rate, fused=fused)
-
-
-def step_seed(seed: int, epoch: int, batch: int, rank: int) -> int:
-    """Return the seed of torch's random state for one step: resuming needs to keep no random state."""
-    return int(np.random.SeedSequence([seed, epoch, batch, rank]).generate_state(1, np.uint64)[0] >> np.uint64(1))
-
-
-@contextmanager
-def repeatable(device: torch.device) -> Iterator[None]:
-    """On a CPU the same bytes each time: the gradient of `x[index]`, for one, adds up in a fixed order."""
-    before, filled = torch.are_deterministic_algorithms_enabled(), fill.fill_uninitialized_memory  # pyright: ignore[reportAttributeAccessIssue]
-    if device.type == "cpu":
-        torch.use_deterministic_algorithms(True)
-        fill.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before)
-        fill.fill_uninitialized_memory = filled  # pyright: ignore[reportAttributeAccessIssue]

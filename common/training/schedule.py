@@ -4,11 +4,25 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
-from track2_mmctr.config import ScheduleConfig
+from pydantic import Field
+
+from common.config import Config
 
 MIN_DELTA = 1e-6
-"""An evaluation is a gain when its AUC is above the best so far by more than this (FuxiCTR's value)."""
+"""An evaluation is a gain when its figure is above the best so far by more than this (FuxiCTR's value)."""
+
+
+class ScheduleConfig(Config):
+    """The learning rate over time."""
+
+    type: Literal["constant", "plateau", "cosine"] = "plateau"
+    factor: float = Field(
+        default=0.1, gt=0, lt=1, description="plateau: times the rate after an evaluation without a gain"
+    )
+    floor: float = Field(default=1e-6, ge=0)
+    warmup_steps: int = Field(default=0, ge=0, description="linear warm-up")
 
 
 @dataclass(frozen=True)

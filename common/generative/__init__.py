@@ -1,0 +1,1 @@
+"""Generative retrieval: prefix trie, constrained beam search, TIGER and CART. `python -m common.generative --help`."""

@@ -1,0 +1,1 @@
+"""What training loops share: learning-rate schedules, interruption, resumable state, repeatable randomness."""
