@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -207,6 +208,14 @@ def chunks(x: np.ndarray, dim: int | None = None, size: int = CHUNK) -> Iterator
                 todo="mend or leave out these vectors",
             )
         yield rows, chunk
+
+
+def data_digest(x: np.ndarray) -> str:
+    """Return the SHA-256 of vectors [N, D] as float32, read chunk by chunk; every value is checked to be finite."""
+    state = hashlib.sha256(f"float32 {x.shape}".encode())
+    for _, chunk in chunks(x):
+        state.update(chunk)
+    return state.hexdigest()
 
 
 def sample_rows(x: np.ndarray, most: int, seed: int) -> np.ndarray:
