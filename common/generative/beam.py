@@ -1,0 +1,185 @@
+"""Beam search over a prefix trie: batched over queries, never an ID that is not in the catalogue.
+
+The mask comes before the softmax: log-probabilities of a step are normalised over the children of the node only, so
+exp(score) sums to one over the leaves of the trie. (Masking after a softmax over the whole codebook gives other
+scores, and loses the mass of codes that lead nowhere.)
+
+Beam search is not exact: it finds the true top k for certain only when `beam` reaches the number of nodes of the
+widest level above the last; `benchmarks/beam_search.py` prints the recall at smaller widths.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from common.errors import ConfigError, DataError
+from common.generative.trie import PrefixTrie
+from common.generative.trie_tensors import TensorTrie
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The live hypotheses of all queries, flat: a query with fewer has fewer rows.
+
+    At level 0 there is one row a query, `parent` counts them and `token` is -1 (nothing decoded yet). Later, row r
+    goes on from row `parent[r]` of the step before with `token[r]`, a code of level `level - 1`.
+    """
+
+    level: int
+    query: Tensor
+    """int64 [R], ascending."""
+    parent: Tensor
+    """int64 [R]."""
+    token: Tensor
+    """int64 [R]."""
+
+
+StepFn = Callable[[Rows], Tensor]
+"""Returns logits float [R, sizes[level]] of the next code. It keeps its own key/value cache and re-orders it by
+`parent` (`index_select`); -inf forbids a code."""
+
+
+@dataclass(frozen=True)
+class BeamResult:
+    """The best items of each query, best first."""
+
+    items: Tensor
+    """int64 [Q, top_k]: item rows, -1 where fewer exist."""
+    scores: Tensor
+    """float32 [Q, top_k]: log-probabilities, -inf where fewer exist."""
+
+
+@torch.no_grad()
+def constrained_beam_search(
+    step_fn: StepFn,
+    trie: PrefixTrie | TensorTrie,
+    *,
+    queries: int,
+    beam: int,
+    top_k: int,
+    device: str | torch.device = "cpu",
+) -> BeamResult:
+    """Return the `top_k` items that a beam of width `beam` finds for each query.
+
+    Equal scores go by item row among items, and by the order of their IDs among unfinished ones.
+
+    Raises
+    ------
+    ConfigError
+        `top_k` below 1 or above `beam`, or a negative number of queries.
+    DataError
+        Logits of another shape, NaN or infinite.
+    """
+    if top_k < 1 or beam < top_k or queries < 0:
+        raise ConfigError(
+            "the beam is narrower than the results asked for" if beam < top_k else "no such search",
+            where="beam, top_k, queries",
+            expected="1 <= top_k <= beam, queries >= 0",
+            got=f"beam {beam}, top_k {top_k}, queries {queries}",
+            todo="widen the beam, or ask for fewer results",
+        )
+    view = trie if isinstance(trie, TensorTrie) else trie.to(device)
+    query = torch.arange(queries, device=view.device)
+    rows, node = Rows(0, query, query, torch.full_like(query, -1)), torch.zeros_like(query)
+    score = torch.zeros(queries, device=view.device)
+    for level in range(view.depth):
+        last = level == view.depth - 1
+        children = view.children(node, level)
+        found = child_log_probs(_logits(step_fn, rows, view), children.tokens, children.mask) + score[:, None]
+        row, column = torch.nonzero(found > -torch.inf, as_tuple=True)
+        score, node, token = found[row, column], children.nodes[row, column], children.tokens[row, column]
+        key = view.items[node].long() if last else node
+        chosen, rank = _best(rows.query[row], score, key, queries, top_k if last else beam)
+        score, node = score[chosen], node[chosen]
+        rows = Rows(level + 1, rows.query[row[chosen]], row[chosen], token[chosen])
+    items = torch.full((queries, top_k), -1, device=view.device)
+    scores = torch.full((queries, top_k), -torch.inf, device=view.device)
+    if queries:
+        items[rows.query, rank] = view.items[node].long()
+        scores[rows.query, rank] = score
+    return BeamResult(items, scores)
+
+
+def exhaustive(step_fn: StepFn, trie: PrefixTrie, *, queries: int, device: str | torch.device = "cpu") -> BeamResult:
+    """Return all items of the trie ranked exactly, [Q, N]: a beam as wide as the catalogue. For small ones."""
+    return constrained_beam_search(step_fn, trie, queries=queries, beam=len(trie), top_k=len(trie), device=device)
+
+
+def score_items(step_fn: StepFn, trie: PrefixTrie | TensorTrie, items: Tensor) -> Tensor:
+    """Return the log-probability float32 [Q, K] of given item rows int64 [Q, K], by teacher forcing.
+
+    The same figures as a beam search gives, for items that it need not reach. Prefixes that a query's items share
+    are computed once. -1 is padding and gets -inf. Gradients flow to the logits where they are wanted.
+
+    Raises
+    ------
+    DataError
+        An item that is not in the trie, or logits of another shape, NaN or infinite.
+    """
+    view = trie if isinstance(trie, TensorTrie) else trie.to(items.device)
+    count, width = items.shape
+    owner, place = torch.nonzero(items != -1, as_tuple=True)
+    paths = [view.leaves(items[owner, place])]
+    for level in range(view.depth - 1, 0, -1):
+        paths.append(view.parents(level, paths[-1]))
+    paths.reverse()  # node of level 1, 2, ..., L for each item
+    query = torch.arange(count, device=items.device)
+    rows, node, of = Rows(0, query, query, torch.full_like(query, -1)), torch.zeros_like(query), owner
+    total = torch.zeros(len(owner), device=items.device)
+    for level in range(view.depth):
+        children = view.children(node, level)
+        steps = child_log_probs(_logits(step_fn, rows, view), children.tokens, children.mask)
+        column = paths[level] - children.nodes[of, 0]
+        total = total + steps[of, column]
+        # The next step's rows: the different (query, node) pairs, in that order.
+        key, following = torch.unique(owner * len(view.tokens[level]) + paths[level], return_inverse=True)
+        parent = torch.empty_like(key).scatter_(0, following, of)
+        node = key % len(view.tokens[level])
+        rows = Rows(level + 1, key // len(view.tokens[level]), parent, view.codes(level, node))
+        of = following
+    return torch.full((count, width), -torch.inf, device=items.device).index_put((owner, place), total)
+
+
+def child_log_probs(logits: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
+    """Return float32 [R, W]: log-softmax of logits [R, K] over each row's `tokens` [R, W] alone, -inf off the mask."""
+    allowed = logits.float().gather(1, tokens).masked_fill(~mask, -torch.inf)
+    dead = (allowed == -torch.inf).all(dim=1, keepdim=True)  # every child forbidden: no probability, not NaN
+    return torch.log_softmax(allowed.masked_fill(dead, 0.0), dim=1).masked_fill(~mask | dead, -torch.inf)
+
+
+def _logits(step_fn: StepFn, rows: Rows, trie: TensorTrie) -> Tensor:
+    logits = step_fn(rows)
+    shape = (len(rows.query), trie.sizes[rows.level])
+    if tuple(logits.shape) != shape or not logits.is_floating_point():
+        raise DataError(
+            "a step of the generator gave logits of another shape",
+            where=f"level {rows.level}",
+            expected=f"floats {list(shape)}, one row a hypothesis and one column a code",
+            got=f"{logits.dtype} {list(logits.shape)}",
+        )
+    bad = ~(logits < torch.inf)  # NaN or +inf
+    if bad.any():
+        row, code = (int(place) for place in torch.nonzero(bad)[0])
+        raise DataError(
+            "a step of the generator gave a logit that is no number",
+            where=f"level {rows.level}, row {row} (query {int(rows.query[row])}), code {code}",
+            expected="a finite number, or -inf to forbid the code",
+            got=f"{float(logits[row, code])}; {int(bad.sum())} such logits",
+            todo="look for a division by zero or an overflow in the model",
+        )
+    return logits
+
+
+def _best(query: Tensor, score: Tensor, key: Tensor, queries: int, most: int) -> tuple[Tensor, Tensor]:
+    """Return the candidates of the `most` best scores a query, in order of (query, -score, key), and their ranks."""
+    order = torch.argsort(key, stable=True)
+    order = order[torch.argsort(score[order], descending=True, stable=True)]
+    order = order[torch.argsort(query[order], stable=True)]
+    counts = torch.bincount(query, minlength=queries)
+    rank = torch.arange(len(order), device=query.device) - (counts.cumsum(0) - counts)[query[order]]
+    kept = rank < most
+    return order[kept], rank[kept]
