@@ -214,7 +214,7 @@ def data_digest(x: np.ndarray) -> str:
     """Return the SHA-256 of vectors [N, D] as float32, read chunk by chunk; every value is checked to be finite."""
     state = hashlib.sha256(f"float32 {x.shape}".encode())
     for _, chunk in chunks(x):
-        state.update(chunk)
+        state.update(chunk.data)
     return state.hexdigest()
 
 

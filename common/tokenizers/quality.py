@@ -57,7 +57,7 @@ def level_quality(quantizer: Quantizer, x: np.ndarray) -> list[LevelQuality]:
     return [
         LevelQuality(
             level=level + 1,
-            relative_error=ratio(errors[level], moments.variation),
+            relative_error=ratio(float(errors[level]), moments.variation),
             perplexity=perplexity(counts[level]),
             used=int((counts[level] > 0).sum()),
             dead=int((counts[level] == 0).sum()),
