@@ -70,6 +70,10 @@ class RowIndex:
         starts = np.flatnonzero(new)
         return starts, np.diff(starts, append=len(self.keys))
 
+    def repeats(self) -> bool:
+        """Whether any two rows are equal."""
+        return bool((self.keys[1:] == self.keys[:-1]).any())
+
     def find(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return (first, count) int64 [M]: where in `order` the given codes begin and how many rows hold them."""
         key, known = self._key(rows)
@@ -80,9 +84,9 @@ class RowIndex:
     def _key(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return (keys, which rows can be in the index at all); a code outside its codebook cannot."""
         limits = np.asarray(self.sizes, dtype=np.int64)
-        known = np.ones(len(rows), dtype=bool)
+        known: np.ndarray = np.ones(len(rows), dtype=bool)
         if not self._learning:
-            known = ((rows >= 0) & (rows < limits)).all(axis=1)
+            known = np.asarray(((rows >= 0) & (rows < limits)).all(axis=1))
             rows = np.where(known[:, None], rows, 0)
         key = pack(rows[:, self._words[0]], self.sizes[self._words[0]])
         for number, word in enumerate(self._words[1:]):

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Literal, Self, get_args
 
 import numpy as np
 
 from common.errors import ConfigError, DataError
 from common.hashing import digest
-from common.tokenizers.base import check_codes
-from common.tokenizers.packed import RowIndex, ranks
+from common.tokenizers.base import Quantizer
+from common.tokenizers.dedup import check_sids, moved, next_ranks, refuse_equal
+from common.tokenizers.id_files import read_ids, write_ids
+from common.tokenizers.packed import RowIndex, ranks, unpack
 
-Dedup = Literal["append", "raise"]
+Dedup = Literal["append", "sinkhorn", "raise"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +66,9 @@ class SemanticIdMap:
         dedup: Dedup = "append",
         version: str = "",
         rank_codes: int = 0,
+        quantizer: Quantizer | None = None,
+        x: np.ndarray | None = None,
+        fallback: Literal["append", "raise"] = "raise",
     ) -> Self:
         """Return the IDs of codes [N, L], which may collide.
 
@@ -73,25 +79,34 @@ class SemanticIdMap:
         dedup
             - append: one more level, the rank of an item among those with its codes (TIGER, GRID; CART's
               unique token). It has as many codes as the largest group has items, or `rank_codes` if that is more.
+            - sinkhorn: colliding items move to other codes of the last level (LC-Rec, LETTER; `sinkhorn.py`);
+              needs `quantizer` and `x`.
             - raise: refuse codes that collide.
         version
             Version of the quantizer.
         rank_codes
-            Room kept for items that come later; 0 keeps none.
+            Codes of the rank level, to have room for items that come later; 0: as many as needed now.
+        quantizer, x
+            What made the codes, and the vectors [N, D] that it encoded: read by sinkhorn only.
+        fallback
+            What sinkhorn does when items still collide: refuse, or append a rank level to what it reached.
 
         Raises
         ------
         DataError
-            A code outside its codebook, no items, or (raise) a collision.
+            A code outside its codebook, no items, or a collision that is left (raise, sinkhorn).
         ConfigError
-            `rank_codes` is below the size of the largest group.
+            `rank_codes` is below the size of the largest group, or sinkhorn without `quantizer` and `x`.
         """
-        codes = _checked(codes, sizes)
+        sizes = tuple(int(size) for size in sizes)
+        codes = check_sids(codes, sizes)
         if dedup not in get_args(Dedup):
             raise ConfigError("no such dedup", where="dedup", expected=", ".join(get_args(Dedup)), got=dedup)
+        if dedup == "sinkhorn":
+            codes = moved(codes, sizes, 0, quantizer, x)
         index = RowIndex(codes, sizes)
-        if dedup == "raise":
-            _refuse_equal(index, codes)
+        if dedup == "raise" or (dedup == "sinkhorn" and (fallback == "raise" or not index.repeats())):
+            refuse_equal(index, codes)
             return cls(codes, sizes, len(sizes), dedup, version)
         rank, largest = ranks(index)
         if rank_codes and rank_codes < largest:
@@ -101,16 +116,21 @@ class SemanticIdMap:
                 expected=f"at least {largest}, or 0 for as many as needed",
                 got=rank_codes,
             )
-        return cls(np.column_stack([codes, rank]), (*sizes, max(largest, rank_codes)), len(sizes), dedup, version)
+        sids = np.column_stack([codes, rank.astype(np.int32)])
+        return cls(sids, (*sizes, max(largest, rank_codes)), len(sizes), dedup, version)
 
     @classmethod
     def from_sids(
         cls, sids: np.ndarray, sizes: tuple[int, ...], *, levels: int | None = None, version: str = ""
     ) -> Self:
         """Return the map of IDs [N, L'] that are distinct already; `levels` < L' says that the last is a rank."""
-        sids = _checked(sids, sizes)
-        _refuse_equal(RowIndex(sids, sizes), sids)
-        return cls(sids, sizes, len(sizes) if levels is None else levels, "given", version)
+        sizes = tuple(int(size) for size in sizes)
+        sids = check_sids(sids, sizes)
+        levels = len(sizes) if levels is None else levels
+        if not max(1, len(sizes) - 1) <= levels <= len(sizes):
+            raise ConfigError("at most one level is a rank", where="levels", expected=len(sizes) - 1, got=levels)
+        refuse_equal(RowIndex(sids, sizes), sids)
+        return cls(sids, sizes, levels, "given", version)
 
     @classmethod
     def random(cls, n: int, sizes: tuple[int, ...], seed: int) -> Self:
@@ -122,8 +142,6 @@ class SemanticIdMap:
             raise ConfigError("that many different IDs do not exist", where="n", expected=f"1..{capacity}", got=n)
         rng = np.random.default_rng(seed)
         if capacity <= 4 * n:
-            from common.tokenizers.packed import unpack
-
             return cls(unpack(rng.permutation(capacity)[:n], sizes), sizes, len(sizes), "random", f"random-{seed}")
         drawn = np.empty((0, len(sizes)), dtype=np.int32)
         while len(drawn) < n:
@@ -188,6 +206,76 @@ class SemanticIdMap:
         items = np.where(count > 0, order[np.minimum(first, len(order) - 1)], -1)
         return items.reshape(sids.shape[:-1])
 
+    def extend(
+        self,
+        codes: np.ndarray,
+        version: str,
+        *,
+        quantizer: Quantizer | None = None,
+        x: np.ndarray | None = None,
+    ) -> Self:
+        """Return a map with new items at the end, whose rows go on from N; the IDs so far stay as they are.
+
+        Parameters
+        ----------
+        codes
+            Integers [M, L] of the new items by the same quantizer: no refit.
+        version
+            That quantizer's version.
+        quantizer, x
+            For a map made by sinkhorn: new items that collide then move to free codes.
+
+        Raises
+        ------
+        DataError
+            Codes of another quantizer, a full rank level, or a collision where there is no rank level.
+        """
+        if version != self.source:
+            raise DataError(
+                "the new codes are of another quantizer than the IDs",
+                expected=f"version {self.source or '(none)'}",
+                got=f"version {version or '(none)'}",
+                todo="encode the new items with the quantizer that the IDs came from",
+            )
+        codes = np.asarray(codes)
+        if codes.ndim == 2 and not len(codes):
+            return self
+        codes = check_sids(codes, self.sizes[: self.levels])
+        if self.ranked:
+            codes = np.column_stack([codes, next_ranks(self.sids, self.sizes, codes)])
+        sids = np.concatenate([self.sids, codes])
+        if not self.ranked:
+            if self.dedup == "sinkhorn" and quantizer is not None:
+                sids = moved(sids, self.sizes, len(self), quantizer, x)
+            refuse_equal(RowIndex(sids, self.sizes), sids)
+        return replace(self, sids=sids, parts=(*self.parts, len(sids)))
+
+    def check_version(self, other: SemanticIdMap | str, what: str = "what was trained on other IDs") -> None:
+        """Raise `DataError` unless `other` is the version of this map, or of one that this map extends."""
+        version = other.version if isinstance(other, SemanticIdMap) else other
+        if version not in self.versions:
+            raise DataError(
+                f"semantic IDs of another version: {what} gives them other meanings",
+                expected=f"version {version}, or an extension of it",
+                got=f"version {self.version}",
+                todo="use the IDs that it was trained on, or train it again on these",
+            )
+
+    def save(self, folder: Path) -> None:
+        """Write semantic_ids.json and semantic_ids.safetensors to `folder`, whole or not at all."""
+        write_ids(folder, self)
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read what `save` wrote.
+
+        Raises
+        ------
+        DataError
+            A file is missing, damaged, was changed, or is of another format.
+        """
+        return read_ids(folder, cls)
+
     @cached_property
     def _index(self) -> RowIndex:
         return RowIndex(self.sids, self.sizes)
@@ -209,27 +297,3 @@ def _versions(ids: SemanticIdMap) -> tuple[str, ...]:
         chain.append(last[:16])
         start = end
     return tuple(chain)
-
-
-def _checked(codes: np.ndarray, sizes: tuple[int, ...]) -> np.ndarray:
-    codes = np.asarray(codes)
-    if not sizes or min(sizes) < 1:
-        raise ConfigError("codebooks without codes", where="sizes", expected="at least 1 code a level", got=list(sizes))
-    if codes.ndim != 2 or codes.shape[1] != len(sizes) or not len(codes):
-        raise DataError("codes have another shape", expected=f"integers [N >= 1, {len(sizes)}]", got=list(codes.shape))
-    return check_codes(codes, sizes).astype(np.int32)
-
-
-def _refuse_equal(index: RowIndex, codes: np.ndarray) -> None:
-    starts, counts = index.groups()
-    many = np.flatnonzero(counts > 1)
-    if not len(many):
-        return
-    first = [np.sort(index.order[starts[g] : starts[g] + counts[g]])[:4].tolist() for g in many[:3]]
-    raise DataError(
-        f"{int(counts[many].sum())} items share their codes with another item",
-        where="; ".join(f"rows {rows} have codes {codes[rows[0]].tolist()}" for rows in first),
-        expected="distinct codes",
-        got=f"{len(starts)} distinct of {len(codes)}",
-        todo='use dedup="append", or a quantizer with more codes or levels',
-    )
