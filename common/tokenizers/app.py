@@ -98,7 +98,7 @@ def encode_to(
         quantizer=quantizer,
         x=x,
     )
-    write_sids(out, SidFile(ids, id_map.sids, id_map.sizes, id_map.version))
+    write_sids(out, SidFile(ids, id_map.sids, id_map.sizes, id_map.version, id_map.levels))
     say(f"wrote {out}: {len(ids):,} IDs of {len(id_map.sizes)} levels {list(id_map.sizes)}, version {id_map.version}")
     return id_map
 

@@ -21,7 +21,8 @@ _META = b"mirc_semantic_ids"
 class SidFile:
     """Semantic IDs by item: `item_ids` int64 [N] (ascending, different), `sids` int32 [N, L].
 
-    `sizes` are the codes of each level. `version` is that of the `SemanticIdMap` they come from: what was trained
+    `sizes` are the codes of each level; `levels` of them are the quantizer's, and what follows is a rank among items
+    with equal codes (0: all are codes). `version` is that of the `SemanticIdMap` they come from: what was trained
     on one version refuses another.
     """
 
@@ -29,6 +30,7 @@ class SidFile:
     sids: np.ndarray
     sizes: tuple[int, ...]
     version: str
+    levels: int = 0
 
 
 def read_vectors(path: Path, column: str | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -121,7 +123,7 @@ def write_sids(path: Path, file: SidFile) -> None:
     columns = {"item_id": pa.array(file.item_ids[order].astype(np.int64))}
     for level in range(file.sids.shape[1]):
         columns[f"sid_{level}"] = pa.array(file.sids[order, level].astype(np.int32))
-    meta = json.dumps({"sizes": list(file.sizes), "version": file.version})
+    meta = json.dumps({"sizes": list(file.sizes), "version": file.version, "levels": file.levels or len(file.sizes)})
     table = pa.table(columns).replace_schema_metadata({_META: meta.encode()})
     with atomic_path(path) as temporary:
         pq.write_table(table, temporary, compression="zstd")
@@ -156,4 +158,4 @@ def read_sids(path: Path) -> SidFile:
     check_codes(sids, sizes)
     if len(np.unique(sids, axis=0)) != len(sids):
         raise DataError("two items have the same semantic ID", where=path, todo="encode again with --dedup append")
-    return SidFile(ids, sids, sizes, str(header["version"]))
+    return SidFile(ids, sids, sizes, str(header["version"]), int(header.get("levels", len(sizes))))
