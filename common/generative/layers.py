@@ -284,14 +284,3 @@ class Encoder(nn.Module):
         for layer in self.layers:
             outputs.append(layer(outputs[-1], mask, bias))
         return outputs
-
-
-def relative_positions(query: Tensor, key: Tensor, most: int) -> Tensor:
-    """Return int64 [T, S], the bucket 0..2 * most of each distance `query - key`, far ones together.
-
-    Parameters
-    ----------
-    query, key
-        Positions int64 [T] and [S].
-    """
-    return (query[:, None] - key[None, :]).clamp(-most, most) + most

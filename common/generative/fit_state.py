@@ -1,0 +1,101 @@
+"""The state of a generator's training: one file, replaced in one step, tied to what it belongs to."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from common.errors import DataError
+from common.training.state import Weights, check_key, load_optimizer, part, prefixed, todo
+from common.training.tensors import read_tensors, write_tensors
+
+FORMAT = "mirc-generator-training-1"
+
+
+@dataclass(frozen=True)
+class Point:
+    """One point of the learning curve, after `epoch` epochs and `step` optimiser steps.
+
+    Attributes
+    ----------
+    loss
+        Mean training loss since the point before.
+    figures
+        What the evaluation gave; empty without one.
+    seconds, cpu_seconds
+        Wall and processor time of this run so far, evaluations and earlier parts of a resumed run included.
+    """
+
+    epoch: int
+    step: int
+    loss: float
+    figures: dict[str, float]
+    learning_rate: float
+    seconds: float
+    cpu_seconds: float
+
+
+@dataclass
+class Progress:
+    """Where training stands: `batch` of `epoch` (from 0) is the next one."""
+
+    epoch: int = 0
+    batch: int = 0
+    step: int = 0
+    best: float = float("-inf")
+    best_epoch: int = 0
+    waited: int = 0
+    losses: int = 0
+    loss_sum: float = 0.0
+    loss_steps: int = 0
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    stopped: str | None = None
+    curve: list[Point] = field(default_factory=list)
+
+
+@dataclass
+class State:
+    """All that changes while training, less the model and the optimiser."""
+
+    progress: Progress = field(default_factory=Progress)
+    best: Weights | None = None
+
+
+def save_state(
+    path: Path, key: dict[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer, state: State
+) -> None:
+    """Write everything that a run needs to go on; a full disk leaves the file before it as it was."""
+    tensors = prefixed("model", model.state_dict())
+    for number, values in optimizer.state_dict()["state"].items():
+        tensors |= prefixed(f"optimizer/{number}", values)
+    if state.best is not None:
+        tensors |= prefixed("best", state.best)
+    write_tensors(path, tensors, {"format": FORMAT, "key": key, "progress": asdict(state.progress)})
+
+
+def load_state(path: Path, key: dict[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer) -> State:
+    """Put the model and the optimiser where `save_state` left them; return the rest.
+
+    Raises
+    ------
+    DataError
+        The file is damaged.
+    ConfigError
+        It belongs to another configuration, other data or another seed; what differs is named.
+    """
+    tensors, header = read_tensors(path, FORMAT, todo(path))
+    check_key(path, header["key"], key)
+    try:
+        model.load_state_dict(part(tensors, "model"))
+        load_optimizer(optimizer, part(tensors, "optimizer"))
+        progress = Progress(**header["progress"])
+        progress.curve = [Point(**values) for values in header["progress"]["curve"]]
+    except (RuntimeError, KeyError, TypeError, ValueError) as error:
+        got = str(error).splitlines()[0]
+        raise DataError("the checkpoint does not fit the model", where=path, got=got, todo=todo(path)) from None
+    return State(progress, part(tensors, "best") or None)

@@ -1,0 +1,351 @@
+"""The training loop of generators: epochs of batches, evaluation, early stop, the best weights, a learning curve."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from common.config import Config
+from common.errors import ConfigError, UserError
+from common.generative.base import GenerativeRetriever, evaluating
+from common.generative.fit_state import Point, State, load_state, save_state
+from common.progress import bar
+from common.training.interrupt import Interrupt
+from common.training.repeatable import repeatable, step_seed
+from common.training.schedule import MIN_DELTA, Schedule, ScheduleConfig
+from common.training.state import Weights, remove_state
+
+CHECKPOINT_SECONDS = 60.0
+Say = Callable[[str], None]
+Evaluate = Callable[[GenerativeRetriever], Mapping[str, float]]
+
+
+class Batches(Protocol):
+    """Training batches: which rows make each batch of an epoch, and the batch of given rows.
+
+    Attributes
+    ----------
+    digest
+        SHA-256 over the data and all that decides the batches, the seed of their order included.
+    """
+
+    digest: str
+
+    def __len__(self) -> int:
+        """Return the number of batches, the same in each epoch."""
+        ...
+
+    def epoch(self, number: int) -> Sequence[np.ndarray]:
+        """Return the rows of each batch of an epoch: a pure function of its number."""
+        ...
+
+    def make(self, rows: np.ndarray) -> Any:
+        """Return the batch of these rows, with a method `to(device)`."""
+        ...
+
+
+class FitConfig(Config):
+    """How a generator is trained."""
+
+    epochs: int = Field(default=20, ge=1)
+    max_seconds: float | None = Field(
+        default=None,
+        gt=0,
+        description="stop after this wall time, resumed parts counted; the result then depends on it",
+    )
+    learning_rate: float = Field(default=1e-3, gt=0)
+    weight_decay: float = Field(default=0.01, ge=0, description="AdamW's, on matrices and embeddings")
+    clip_norm: float = Field(default=1.0, gt=0)
+    schedule: ScheduleConfig = ScheduleConfig(type="constant", warmup_steps=100)
+    evaluate_every: int = Field(default=1, ge=1, description="epochs between two evaluations; the last is evaluated")
+    figure: str = Field(default="recall@10", description="the evaluation's figure that decides; larger is better")
+    patience: int = Field(default=5, ge=1, description="evaluations without a gain after which training stops")
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """What training came to; the model holds the weights of `best`, or without an evaluation the last ones.
+
+    Attributes
+    ----------
+    best, best_epoch
+        The best value of the figure and the epochs behind it (-inf and 0 without an evaluation).
+    curve
+        The learning curve, one point an evaluation (an epoch without one).
+    stopped
+        epochs, patience or max_seconds.
+    seconds, cpu_seconds
+        Wall and processor time, resumed parts included.
+    """
+
+    best: float
+    best_epoch: int
+    epochs: int
+    steps: int
+    stopped: str
+    seconds: float
+    cpu_seconds: float
+    resumed_from: int | None
+    curve: list[Point] = field(default_factory=list)
+
+
+def fit_generator(
+    model: GenerativeRetriever,
+    batches: Batches,
+    config: FitConfig,
+    *,
+    evaluate: Evaluate | None = None,
+    seed: int,
+    device: torch.device | str = "cpu",
+    folder: Path | None = None,
+    say: Say = lambda _: None,
+    keep: bool = False,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
+) -> FitResult:
+    """Train a generator in place.
+
+    An interrupted call is made again with the same arguments: it goes on from `folder/last`, and on a CPU it ends
+    with the very same weights as one that was never interrupted.
+
+    Parameters
+    ----------
+    evaluate
+        Figures of the model, dropout off; without it training runs all epochs and keeps the last weights.
+    folder
+        Where the checkpoint is kept; None keeps none.
+    keep
+        False removes the checkpoint at the end.
+    checkpoint_seconds
+        Time between two checkpoints; 0 = after each step.
+
+    Raises
+    ------
+    ConfigError
+        The evaluation lacks `config.figure`; a checkpoint of another configuration.
+    DataError
+        A damaged checkpoint.
+    UserError
+        The loss is not finite; the disk is full.
+    KeyboardInterrupt
+        After Ctrl-C, when the checkpoint is written.
+    """
+    path = None if folder is None else folder / "last" / "state.safetensors"
+    run = _Fit(model, batches, config, evaluate, seed, torch.device(device), path, say, checkpoint_seconds)
+    resumed_from = run.resume() if path is not None and path.exists() else None
+    run.run()
+    done = run.state.progress
+    if run.state.best is not None:
+        model.load_state_dict(run.state.best)
+    model.eval()
+    if path is not None and not keep:
+        remove_state(path.parent)
+    return FitResult(
+        best=done.best,
+        best_epoch=done.best_epoch,
+        epochs=done.epoch,
+        steps=done.step,
+        stopped=done.stopped or "epochs",
+        seconds=done.seconds,
+        cpu_seconds=done.cpu_seconds,
+        resumed_from=resumed_from,
+        curve=list(done.curve),
+    )
+
+
+def make_optimizer(model: nn.Module, config: FitConfig, device: torch.device) -> torch.optim.AdamW:
+    """Return AdamW (Loshchilov & Hutter, ICLR 2019) that decays matrices and embeddings, not biases and norms."""
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in model.parameters() if p.ndim > 1], "weight_decay": config.weight_decay},
+        {"params": [p for p in model.parameters() if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    fused = device.type in ("cpu", "cuda")
+    return torch.optim.AdamW([g for g in groups if g["params"]], lr=config.learning_rate, fused=fused)
+
+
+class _Fit:
+    def __init__(
+        self,
+        model: GenerativeRetriever,
+        batches: Batches,
+        config: FitConfig,
+        evaluate: Evaluate | None,
+        seed: int,
+        device: torch.device,
+        path: Path | None,
+        say: Say,
+        checkpoint_seconds: float,
+    ) -> None:
+        self.model, self.batches, self.config, self.evaluate = model.to(device), batches, config, evaluate
+        self.seed, self.device, self.path, self.say, self.interval = seed, device, path, say, checkpoint_seconds
+        self.steps = len(batches)
+        self.schedule = Schedule(config.schedule, config.learning_rate, config.epochs * self.steps)
+        self.optimizer = make_optimizer(model, config, device)
+        self.parameters = [p for p in model.parameters() if p.requires_grad]
+        self.state, self.interrupt = State(), Interrupt()
+        self.key = {
+            "model": model.kind,
+            "settings": model.settings(),
+            "ids": model.id_map.version,
+            "fit": config.model_dump(mode="json", exclude={"max_seconds"}),
+            "data": batches.digest,
+            "seed": seed,
+        }
+
+    def run(self) -> None:
+        progress = self.state.progress
+        self.saved, self.pause = time.monotonic(), self.interval
+        self._before = (time.monotonic() - progress.seconds, time.process_time() - progress.cpu_seconds)
+        with self.interrupt, repeatable(self.device):
+            while progress.stopped is None:
+                self._epoch()
+        if self.interrupt.pressed:
+            raise KeyboardInterrupt  # the state is written: the same command has nothing left to train
+
+    def _epoch(self) -> None:
+        progress = self.state.progress
+        plan = self.batches.epoch(progress.epoch)
+        self.model.train()
+        with bar(f"epoch {progress.epoch + 1}", total=self.steps, unit="batch") as shown:
+            shown.update(progress.batch)
+            while progress.batch < self.steps and progress.stopped is None:
+                progress.loss_sum += self._step(plan[progress.batch])
+                progress.loss_steps += 1
+                progress.batch, progress.step = progress.batch + 1, progress.step + 1
+                shown.update()
+                self._clock()
+                late = self.config.max_seconds is not None and progress.seconds >= self.config.max_seconds
+                if late and progress.batch < self.steps:
+                    progress.stopped = "max_seconds"
+                elif progress.batch < self.steps:
+                    self._save_when_due()
+        if progress.batch == self.steps:
+            progress.epoch, progress.batch = progress.epoch + 1, 0
+        self._end_epoch()
+
+    def _step(self, rows: np.ndarray) -> float:
+        """One step on a batch; return its loss. Its randomness depends on nothing that came before."""
+        progress = self.state.progress
+        torch.manual_seed(step_seed(self.seed, progress.epoch, progress.batch, 0))
+        rate = self.schedule.rate(progress.step, progress.losses)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.zero_grad(set_to_none=True)
+        loss: Tensor = self.model.loss(self.batches.make(rows).to(self.device))["loss"]
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm)
+        value, size = torch.stack([loss.detach().float(), norm.float()]).tolist()
+        if not (np.isfinite(value) and np.isfinite(size)):
+            raise UserError(
+                f"the {'gradient' if np.isfinite(value) else 'loss'} is not finite",
+                where=f"epoch {progress.epoch + 1}, step {progress.step + 1}",
+                got=size if np.isfinite(value) else value,
+                todo=f"lower the learning rate (it is {self.config.learning_rate:g}) or add schedule.warmup_steps",
+            )
+        self.optimizer.step()
+        return value
+
+    def _end_epoch(self) -> None:
+        """After an epoch, or when the time is up: evaluate where due, keep the best, decide whether to stop, save."""
+        progress, config = self.state.progress, self.config
+        if progress.stopped is None:
+            if progress.epoch >= config.epochs:
+                progress.stopped = "epochs"
+            elif config.max_seconds is not None and progress.seconds >= config.max_seconds:
+                progress.stopped = "max_seconds"
+        if progress.stopped or progress.epoch % config.evaluate_every == 0:
+            self._point()
+        self._save()
+
+    def _point(self) -> None:
+        progress = self.state.progress
+        figures = {} if self.evaluate is None else self._figures(self.evaluate)
+        if figures:
+            self._keep_best(figures[self.config.figure])
+        self._clock()
+        point = Point(
+            epoch=progress.epoch,
+            step=progress.step,
+            loss=progress.loss_sum / max(1, progress.loss_steps),
+            figures=figures,
+            learning_rate=self.optimizer.param_groups[0]["lr"],
+            seconds=progress.seconds,
+            cpu_seconds=progress.cpu_seconds,
+        )
+        progress.loss_sum, progress.loss_steps = 0.0, 0
+        progress.curve.append(point)
+        told = ", ".join(f"{name} {value:.4f}" for name, value in figures.items())
+        self.say(
+            f"epoch {point.epoch}, step {point.step:,}: loss {point.loss:.4f}"
+            f"{', ' + told if told else ''}, rate {point.learning_rate:.2g}, "
+            f"{point.seconds:,.0f} s ({point.cpu_seconds:,.0f} s of CPU)"
+        )
+
+    def _figures(self, evaluate: Evaluate) -> dict[str, float]:
+        with evaluating(self.model), torch.no_grad():
+            figures = {name: float(value) for name, value in evaluate(self.model).items()}
+        if self.config.figure not in figures:
+            raise ConfigError(
+                "the evaluation does not give the figure that decides",
+                where="figure",
+                expected=", ".join(figures),
+                got=self.config.figure,
+            )
+        return figures
+
+    def _keep_best(self, value: float) -> None:
+        progress = self.state.progress
+        if value > progress.best + MIN_DELTA:
+            self.state.best = copy_weights(self.model)
+            progress.best, progress.best_epoch, progress.waited = value, progress.epoch, 0
+            return
+        progress.waited += 1
+        progress.losses += 1
+        if progress.waited >= self.config.patience and progress.stopped is None:
+            progress.stopped = "patience"
+
+    def _clock(self) -> None:
+        progress = self.state.progress
+        progress.seconds = time.monotonic() - self._before[0]
+        progress.cpu_seconds = time.process_time() - self._before[1]
+
+    def resume(self) -> int:
+        """Go back to where the checkpoint was written; return its step."""
+        assert self.path is not None  # noqa: S101 - called only with a path
+        self.state = load_state(self.path, json.loads(json.dumps(self.key)), self.model, self.optimizer)
+        progress, most = self.state.progress, self.config.max_seconds
+        if progress.stopped == "max_seconds" and (most is None or progress.seconds < most):
+            progress.stopped = None  # more time is allowed now
+        step = progress.step
+        self.say(f"goes on from step {step:,} of {self.path}")
+        return step
+
+    def _save(self) -> None:
+        if self.path is None:
+            return
+        started = time.monotonic()
+        save_state(self.path, self.key, self.model, self.optimizer, self.state)
+        self.saved = time.monotonic()
+        self.pause = max(self.interval, 20 * (self.saved - started) if self.interval else 0)
+
+    def _save_when_due(self) -> None:
+        if self.interrupt.pressed:
+            self._save()
+            if self.path is not None:
+                self.say(f"interrupted: the same command goes on from {self.path}")
+            raise KeyboardInterrupt
+        if time.monotonic() - self.saved >= self.pause:
+            self._save()
+
+
+def copy_weights(model: nn.Module) -> Weights:
+    """Return a copy of the weights, which further training does not change."""
+    return {name: value.detach().clone() for name, value in model.state_dict().items()}
