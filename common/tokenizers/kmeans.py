@@ -8,9 +8,12 @@ import numpy as np
 
 from common.errors import DataError
 from common.tokenizers.base import check_vectors
+from common.tokenizers.parallel import over_rows, single_blas
 
 SEED_ROWS = 32
 """k-means++ looks at this many rows a centroid (at least 4,096 in all): more cost time and change little."""
+SETTLED = 1e-3
+"""Lloyd stops when no more than this share of the rows changes its cluster."""
 _TILE = 1 << 18
 """Scores of a tile (1 MiB of float32): it stays in the second-level cache between the passes."""
 _PAIRS = 1 << 14
@@ -31,42 +34,56 @@ def nearest(x: np.ndarray, centroids: np.ndarray) -> np.ndarray:
     is within their error bound of the first, those few are compared again, each pair by itself, in float64. The
     result is a function of the row alone, not of its place, of the batch or of the threads.
     """
-    size, dim = centroids.shape
-    codes = np.empty(len(x), dtype=np.int32)
-    if size == 1:
-        codes[:] = 0
-        return codes
-    weights, norms = np.ascontiguousarray(-centroids.T), 0.5 * _squares(centroids)
-    longest = float(np.sqrt(2 * norms.max()))
-    # |fl(x.c) - x.c| <= g |x| |c| with g = D u / (1 - D u), u = 2^-24; the norm, the sum and both sides double it.
-    unit = 2.5 * (dim + 4) * 2.0**-24
-    tile = max(_TILE // size, 64)
-    scores = np.empty((min(tile, len(x)), size), dtype=np.float32)
-    for start in range(0, len(x), tile):
-        part = x[start : start + tile]
-        found = scores[: len(part)]
-        with np.errstate(over="ignore", invalid="ignore"):
-            np.matmul(part, weights, out=found)
-            found += norms
-            first = found.argmin(axis=1)
-            rows = np.arange(len(part))
-            best = found[rows, first]
-            found[rows, first] = np.inf
-            bound = unit * longest * (np.sqrt(_squares(part)) + longest)
-            # Not "gap <= bound": an overflow makes it NaN, and then every centroid is compared.
-            near = np.flatnonzero(~(found.min(axis=1) - best > bound))
-            if len(near):
-                found[near, first[near]] = best[near]
-                first[near] = _among(part[near], centroids, ~(found[near] - best[near, None] > bound[near, None]))
-        codes[start : start + len(part)] = first
+    codes = np.zeros(len(x), dtype=np.int32)
+    if len(centroids) > 1:
+        table = _Table(centroids)
+        least = max((1 << 22) // centroids.size, 64)
+        over_rows(lambda rows: table.nearest(x[rows], codes[rows]), len(x), least)
     return codes
+
+
+class _Table:
+    """Centroids, ready to be compared with rows."""
+
+    def __init__(self, centroids: np.ndarray) -> None:
+        size, dim = centroids.shape
+        self.centroids = centroids
+        self.weights, self.norms = np.ascontiguousarray(-centroids.T), 0.5 * _squares(centroids)
+        self.longest = float(np.sqrt(2 * self.norms.max()))
+        # |fl(x.c) - x.c| <= g |x| |c| with g = D u / (1 - D u), u = 2^-24; the norm, the sum and both sides double it.
+        self.unit = 2.5 * (dim + 4) * 2.0**-24
+        self.tile = max(_TILE // size, 64)
+
+    def nearest(self, x: np.ndarray, codes: np.ndarray) -> None:
+        """Write the nearest centroid of each row into `codes`, tile by tile."""
+        scores = np.empty((min(self.tile, len(x)), len(self.centroids)), dtype=np.float32)
+        for start in range(0, len(x), self.tile):
+            part = x[start : start + self.tile]
+            with np.errstate(over="ignore", invalid="ignore"):
+                codes[start : start + len(part)] = self._tile(part, scores[: len(part)])
+
+    def _tile(self, x: np.ndarray, scores: np.ndarray) -> np.ndarray:
+        """Return the nearest centroid of a few rows; `scores` [n, K] is room to work in: |c|^2 / 2 - x.c."""
+        np.matmul(x, self.weights, out=scores)
+        scores += self.norms
+        rows, first = np.arange(len(x)), scores.argmin(axis=1)
+        best = scores[rows, first]
+        scores[rows, first] = np.inf
+        bound = self.unit * self.longest * (np.sqrt(_squares(x)) + self.longest)
+        # Not "gap <= bound": an overflow makes it NaN, and then every centroid is compared.
+        near = np.flatnonzero(~(scores.min(axis=1) - best > bound))
+        if len(near):
+            scores[near, first[near]] = best[near]
+            close = ~(scores[near] - best[near, None] > bound[near, None])
+            first[near] = _among(x[near], self.centroids, close)
+        return first
 
 
 def kmeans(x: np.ndarray, size: int, *, seed: int | tuple[int, ...], iterations: int = 25) -> KMeans:
     """Cluster float32 [N, D] into `size` clusters, none empty: k-means++ (Arthur & Vassilvitskii, 2007), then Lloyd.
 
     A cluster that falls empty is moved onto a row drawn in proportion to its squared distance from its own centroid.
-    Stops early when no row changes its cluster.
+    Stops early when nearly every row (all but 0.1%) keeps its cluster.
 
     Raises
     ------
@@ -76,14 +93,16 @@ def kmeans(x: np.ndarray, size: int, *, seed: int | tuple[int, ...], iterations:
     check_vectors(x, least=size)
     rng = np.random.default_rng(seed)
     x = np.ascontiguousarray(x, dtype=np.float32)
-    centroids = _seeds(x, size, rng)
+    with single_blas():
+        centroids = _seeds(x, size, rng)
     codes = nearest(x, centroids)
+    sums = ClusterSums(x, codes, size)
     for _ in range(iterations):
-        centroids = _means(x, codes, centroids, rng)
-        before, codes = codes, nearest(x, centroids)
-        if np.array_equal(before, codes):
+        centroids = _means(x, sums, centroids, rng)
+        found = nearest(x, centroids)
+        if sums.move(found) <= SETTLED * len(x):
             break
-    return _fill(x, centroids, codes)
+    return _fill(x, centroids, sums.codes)
 
 
 def squared_distances(x: np.ndarray, centroids: np.ndarray, codes: np.ndarray) -> np.ndarray:
@@ -95,15 +114,42 @@ def squared_distances(x: np.ndarray, centroids: np.ndarray, codes: np.ndarray) -
     return found
 
 
-def cluster_sums(x: np.ndarray, codes: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return (sums float64 [K, D], counts int64 [K]) of the rows of each cluster, added up in their order."""
-    from scipy.sparse import csr_array
+class ClusterSums:
+    """Sums float64 [K, D] and counts int64 [K] of the rows of each cluster; when few rows move, little is added up."""
 
-    counts = np.bincount(codes, minlength=size)
-    order = np.argsort(codes, kind="stable")
-    starts = np.concatenate([[0], np.cumsum(counts)])
-    members = csr_array((np.ones(len(x)), order, starts), shape=(size, len(x)))
-    return members @ x, counts
+    def __init__(self, x: np.ndarray, codes: np.ndarray, size: int) -> None:
+        self.x, self.size = x, size
+        self._start(codes)
+
+    def move(self, codes: np.ndarray) -> int:
+        """Take the clusters that rows are in now; return how many rows changed theirs."""
+        rows = np.flatnonzero(codes != self.codes)
+        if 2 * len(rows) > len(codes):
+            self._start(codes)
+        elif len(rows):
+            added, counts = self._add(rows, codes[rows])
+            lost, losses = self._add(rows, self.codes[rows])
+            self.sums += added - lost
+            self.counts += counts - losses
+            self.codes = codes
+        return len(rows)
+
+    def _start(self, codes: np.ndarray) -> None:
+        self.codes = codes
+        self.sums, self.counts = self._add(np.arange(len(codes)), codes)
+
+    def _add(self, rows: np.ndarray, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Add these rows of `x` up by their codes, in their order."""
+        from scipy.sparse import csr_array
+
+        counts = np.bincount(codes, minlength=self.size)
+        starts = np.concatenate([[0], np.cumsum(counts)])
+        members = csr_array((np.ones(len(rows)), np.argsort(codes, kind="stable"), starts), (self.size, len(rows)))
+        sums = np.zeros((self.size, self.x.shape[1]))
+        for start in range(0, self.x.shape[1], 16):  # a block of columns in float64 at a time
+            columns = slice(start, start + 16)
+            sums[:, columns] = members @ self.x[rows, columns].astype(np.float64)
+        return sums, counts
 
 
 def _squares(x: np.ndarray) -> np.ndarray:
@@ -133,25 +179,28 @@ def _seeds(x: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
     squares = _squares(moved)
     trials = 1 if size > 512 else 2 + int(np.log(size))
     chosen = [int(rng.integers(len(pool)))]
-    left = _from(moved, squares, chosen)[:, 0]
+    turned = np.ascontiguousarray(moved.T)
+    left = _from(turned, squares, moved, chosen)[0]
     while len(chosen) < size:
         sums = np.cumsum(left, dtype=np.float64)
         if not sums[-1] > 0:
             return _different(x, size, rng)
         picks = np.searchsorted(sums, rng.random(trials) * sums[-1], side="right")
         picks = np.minimum(picks, len(pool) - 1)
-        after = np.minimum(left[:, None], _from(moved, squares, picks))
-        best = int(after.sum(axis=0, dtype=np.float64).argmin())
+        after = np.minimum(left, _from(turned, squares, moved, picks))
+        best = int(after.sum(axis=1).argmin())
         chosen.append(int(picks[best]))
-        left = np.ascontiguousarray(after[:, best])
+        left = after[best]
     return pool[chosen]
 
 
-def _from(x: np.ndarray, squares: np.ndarray, rows: np.ndarray | list[int]) -> np.ndarray:
-    """Return float32 [n, len(rows)], squared distances from these rows; what is rounding alone is 0."""
-    scale = squares[:, None] + squares[rows]
-    found = scale - 2 * (x @ x[rows].T)
-    found[found < 1e-6 * scale] = 0
+def _from(turned: np.ndarray, squares: np.ndarray, x: np.ndarray, rows: np.ndarray | list[int]) -> np.ndarray:
+    """Return float32 [len(rows), n], squared distances from these rows of `x`; what is rounding alone is 0."""
+    found = (-2 * x[rows]) @ turned
+    scale = squares + squares[rows][:, None]
+    found += scale
+    scale *= np.float32(1e-6)
+    found *= found > scale
     return found
 
 
@@ -174,17 +223,15 @@ def too_few(size: int, different: int, rows: int, where: str | None = None) -> D
     )
 
 
-def _means(x: np.ndarray, codes: np.ndarray, centroids: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _means(x: np.ndarray, sums: ClusterSums, centroids: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Return each cluster's mean; an empty one goes to a row far from its own centroid."""
-    sums, counts = cluster_sums(x, codes, len(centroids))
-    empty = np.flatnonzero(counts == 0)
-    moved = (sums / np.maximum(counts, 1)[:, None]).astype(np.float32)
+    moved = (sums.sums / np.maximum(sums.counts, 1)[:, None]).astype(np.float32)
+    empty = np.flatnonzero(sums.counts == 0)
     if len(empty):
-        weights = squared_distances(x, centroids, codes)
+        weights = squared_distances(x, centroids, sums.codes)
         moved[empty] = centroids[empty]
-        candidates = int((weights > 0).sum())
-        if candidates:
-            count = min(len(empty), candidates)
+        count = min(len(empty), int((weights > 0).sum()))
+        if count:
             moved[empty[:count]] = x[rng.choice(len(x), count, replace=False, p=weights / weights.sum())]
     return moved
 
