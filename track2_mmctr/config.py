@@ -24,8 +24,22 @@ class DataConfig(Config):
     )
 
 
+class SidConfig(Config):
+    """How the codes of a semantic ID become a feature."""
+
+    by: Literal["level", "prefix"] = Field(
+        default="level", description="a learnt vector for each code of a level, or for each prefix of codes"
+    )
+    combine: Literal["mean", "concat"] = Field(default="mean", description="of the levels' vectors")
+    levels: int = Field(default=0, ge=0, description="read the first N levels; 0 = all that the quantizer made")
+    buckets: int = Field(
+        default=0, ge=0, description="prefixes of a level are hashed into so many rows; 0 = a row for each prefix"
+    )
+    version: str = Field(default="", description="refuse a file of another version; empty = take any")
+
+
 class FeatureConfig(Config):
-    """What rankers know of an item: its vector is id ‖ mean of tags ‖ frozen embedding ‖ levels."""
+    """What rankers know of an item: its vector is id ‖ mean of tags ‖ frozen embedding ‖ levels ‖ codes."""
 
     dim: int = Field(default=64, ge=1, description="size of each learnt embedding: id, tags, likes level, views level")
     ids: bool = True
@@ -36,6 +50,10 @@ class FeatureConfig(Config):
     project: bool = Field(
         default=True, description="a learnt linear map (no bias) over the frozen embedding, as FuxiCTR has"
     )
+    semantic_ids: str = Field(
+        default="none", description="a parquet file made by `tokenize`: codes of the item as learnt features"
+    )
+    sid: SidConfig = SidConfig()
     item_levels: bool = Field(default=False, description="likes and views levels of every item, history included")
     target_levels: bool = Field(
         default=True, description="likes and views levels of the target, as the split file has them"

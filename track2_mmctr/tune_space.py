@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from optuna import Trial
 
 NO_BEARING = ("name", "about", "device", "submission.", "tune.")
-READ_BEFORE = ("data.leaks", "features.embedding")
+READ_BEFORE = ("data.leaks", "features.embedding", "features.semantic_ids", "features.sid.levels")
 """Keys that say how the data is read, which is done once, before the trials."""
 PROBE = 0.3819660113
 """A place inside a range that is no whole number: tells a range of floats over a key that takes integers only."""

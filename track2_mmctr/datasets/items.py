@@ -10,6 +10,7 @@ import numpy as np
 from common.errors import ConfigError, DataError
 from common.hashing import digest
 from track2_mmctr.datasets.schema import Kind, Place, Table, is_list, shown
+from track2_mmctr.datasets.semantic_ids import SemanticIds
 from track2_mmctr.datasets.tables import LEVELS, ItemTable, Split
 
 EMBEDDING = "item_emb_d128"
@@ -261,11 +262,15 @@ def levels_from(train: Split | None, items: int, notes: list[str], name: str) ->
     return ItemFeatures(levels, None)
 
 
-def item_table(info: ItemInfo, features: ItemFeatures, embedding: np.ndarray | None) -> ItemTable:
+def item_table(
+    info: ItemInfo, features: ItemFeatures, embedding: np.ndarray | None, semantic_ids: SemanticIds | None = None
+) -> ItemTable:
     """Put the table together; its digest is that of the arrays a ranker reads."""
     likes, views = (np.ascontiguousarray(features.levels[:, column]) for column in (0, 1))
     arrays = [info.tags, likes, views, *([] if embedding is None else [embedding])]
     parts = [part for array in arrays for part in (str(array.shape), array.tobytes())]
+    if semantic_ids is not None:
+        parts += ["semantic ids", semantic_ids.version, str(semantic_ids.sizes), semantic_ids.codes.tobytes()]
     return ItemTable(
         tags=info.tags,
         likes=likes,
@@ -274,4 +279,5 @@ def item_table(info: ItemInfo, features: ItemFeatures, embedding: np.ndarray | N
         titles=features.titles,
         tag_vocabulary=int(info.tags.max(initial=0)) + 1,
         digest=digest("items", *parts),
+        semantic_ids=semantic_ids,
     )

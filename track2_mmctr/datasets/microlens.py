@@ -29,6 +29,7 @@ from track2_mmctr.datasets.items import check_unique, embedding_of, item_table, 
 from track2_mmctr.datasets.leaks import check_leaks
 from track2_mmctr.datasets.packing import FORMAT, check_ids, check_labels, pack
 from track2_mmctr.datasets.schema import Place, Table, flat, plain
+from track2_mmctr.datasets.semantic_ids import semantic_ids_of
 from track2_mmctr.datasets.tables import SPLITS, CtrData, Split, SplitName
 
 INNER = "MicroLens_1M_x1"
@@ -104,7 +105,8 @@ def load_data(
         train = folder / INNER / "train.parquet"  # read even if not asked for: the items must be the same
         source = found.get("train") or (pack(train, "train", len(info), cache).split if train.is_file() else None)
         levels = levels_from(source, len(info), notes, "item_feature.parquet")
-    items = item_table(info, levels, embedding_of(features.embedding, info))
+    codes = semantic_ids_of(features, len(info))
+    items = item_table(info, levels, embedding_of(features.embedding, info), codes)
     _check_others(folder, len(info), cache, notes)
     notes += check_leaks(list(found.values()), config.leaks, cache)
     return CtrData(folder, found, items, notes)

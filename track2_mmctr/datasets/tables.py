@@ -8,6 +8,8 @@ from typing import Literal, Self
 
 import numpy as np
 
+from track2_mmctr.datasets.semantic_ids import SemanticIds
+
 SplitName = Literal["train", "valid", "test"]
 SPLITS: tuple[SplitName, ...] = ("train", "valid", "test")
 LEVELS = 11
@@ -32,6 +34,8 @@ class ItemTable:
         Number of tag ids, 0 included.
     digest
         SHA-256 of what the table was read from: a model is tied to it.
+    semantic_ids
+        The codes that `features.semantic_ids` asks for, or None.
     """
 
     tags: np.ndarray
@@ -41,6 +45,7 @@ class ItemTable:
     titles: list[str] | None
     tag_vocabulary: int
     digest: str
+    semantic_ids: SemanticIds | None = None
 
     def __len__(self) -> int:
         return len(self.tags)

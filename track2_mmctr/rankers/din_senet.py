@@ -78,4 +78,5 @@ def item_fields(encoder: ItemEncoder) -> list[int]:
     config = encoder.config
     widths = [config.dim] * (config.ids + config.tags)
     widths += [encoder.embedding_dim] * (encoder.embedding_dim > 0)
-    return widths + [config.dim] * (2 * config.item_levels)
+    widths += [config.dim] * (2 * config.item_levels)
+    return widths + (encoder.semantic.fields if encoder.semantic is not None else [])

@@ -11,20 +11,12 @@ from common.errors import ConfigError
 from track2_mmctr.batches import Batch
 from track2_mmctr.config import FeatureConfig
 from track2_mmctr.datasets.tables import LEVELS, ItemTable
-
-
-class Embedding(nn.Embedding):
-    """An embedding table in FuxiCTR's initialisation: N(0, 1e-4), row 0 zeros and never trained."""
-
-    def __init__(self, rows: int, dim: int) -> None:
-        super().__init__(rows, dim, padding_idx=0)
-        nn.init.normal_(self.weight, std=1e-4)
-        with torch.no_grad():
-            self.weight[0].zero_()
+from track2_mmctr.rankers.embedding import Embedding
+from track2_mmctr.rankers.semantic_ids import SemanticIdEmbedding
 
 
 class ItemEncoder(nn.Module):
-    """The vector of an item: id [d] ‖ mean of its tags [d] ‖ frozen embedding [E] ‖ likes, views levels [2d].
+    """The vector of an item: id [d] ‖ mean of tags [d] ‖ frozen embedding [E] ‖ likes, views levels [2d] ‖ codes [S].
 
     Which parts there are is told by `FeatureConfig`; `dim` is their sum. The item table is kept in buffers that
     are not part of a checkpoint: it is data, and a checkpoint names the data it belongs to.
@@ -32,7 +24,7 @@ class ItemEncoder(nn.Module):
     Raises
     ------
     ConfigError
-        All parts are switched off, or `embedding` is asked for and the data has none.
+        All parts are switched off, or `embedding` or `semantic_ids` is asked for and the data has none.
     """
 
     item_tags: Tensor
@@ -63,7 +55,13 @@ class ItemEncoder(nn.Module):
             self.register_buffer("frozen", frozen, persistent=False)
         self.projection = nn.Linear(width, width, bias=False) if width and config.project else None
         self.embedding_dim = width
-        self.dim = (config.ids + config.tags) * d + width + 2 * d * config.item_levels
+        self.semantic = None
+        if config.semantic_ids != "none":
+            if items.semantic_ids is None:
+                raise ConfigError("the item table has no semantic IDs", where="features.semantic_ids")
+            self.semantic = SemanticIdEmbedding(config.sid, items.semantic_ids, d)
+        semantic = 0 if self.semantic is None else self.semantic.dim
+        self.dim = (config.ids + config.tags) * d + width + 2 * d * config.item_levels + semantic
         self.side_dim = 2 * d if config.target_levels else 0
         self.dense_dim = 3 if config.similarity and width else 0
         if not self.dim:
@@ -85,6 +83,8 @@ class ItemEncoder(nn.Module):
             assert self.likes is not None and self.views is not None  # noqa: S101 - made in __init__ on the same condition
             levels = self.item_levels[items]
             parts += [self.likes(levels[:, 0]), self.views(levels[:, 1])]
+        if self.semantic is not None:
+            parts.append(self.semantic(items))
         return torch.cat(parts, dim=1)
 
     def mean_tags(self, items: Tensor) -> Tensor:

@@ -9,7 +9,8 @@ from torch import Tensor
 from common.errors import ConfigError
 from track2_mmctr.config import FeatureConfig, TransformerDcnQuantConfig
 from track2_mmctr.datasets.tables import ItemTable
-from track2_mmctr.rankers.features import Embedding, ItemEncoder
+from track2_mmctr.rankers.embedding import Embedding
+from track2_mmctr.rankers.features import ItemEncoder
 from track2_mmctr.rankers.transformer_dcn import TransformerDcn
 
 TILE = 4096
@@ -34,11 +35,12 @@ def quantize(
     neighbours
         Items by inner product; all pairs are multiplied once, in tiles.
     seed
-        Of k-means (`random_state`).
+        Of k-means.
     nearest
-        False: a code is the number of the centre, 0..codes - 1. True, as published: it is the id of the item whose
-        residual is nearest to that of the item's unit vector, and that item's centre is subtracted. All pairs
-        are compared at each level: 2 minutes for 91,718 items on 2 cores.
+        False: a code is the number of the centre, 0..codes - 1 (`common.tokenizers`' RQKMeans, fitted on all
+        items). True, as published (scikit-learn's k-means): it is the id of the item whose residual is nearest to
+        that of the item's unit vector, and that item's centre is subtracted. All pairs are compared at each level:
+        2 minutes for 91,718 items on 2 cores.
 
     Raises
     ------
@@ -46,23 +48,33 @@ def quantize(
         Fewer different items than `codes`.
     """
     vectors = np.ascontiguousarray(embedding[1:], dtype=np.float32)
-    if len(vectors) < codes:
+    if levels and len(vectors) < codes:
         raise ConfigError("more codes than items", where="ranker.codes", expected=f"at most {len(vectors)}", got=codes)
     unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-8)
     table = np.zeros((len(embedding), levels + neighbours), dtype=np.int64)
-    residual, query = vectors.copy(), unit
-    for level in range(levels):
-        centres, labels = _cluster(residual, codes, seed)
-        if nearest:
-            item = _nearest(query, residual)
-            table[1:, level] = item + 1
-            query = query - centres[labels[item]]
-        else:
-            table[1:, level] = labels
-        residual -= centres[labels]
+    if nearest:
+        table[1:, :levels] = _published(vectors, unit, levels, codes, seed)
+    elif levels:
+        from common.tokenizers.rq_kmeans import RQKMeans
+
+        quantizer = RQKMeans((codes,) * levels, iterations=100, sample_per_code=-(-len(vectors) // codes))
+        table[1:, :levels] = quantizer.fit(vectors, seed=seed).encode(vectors)
     if neighbours:
         found = top_products(torch.from_numpy(vectors), min(neighbours, len(vectors)))
         table[1:, levels : levels + found.shape[1]] = found.numpy() + 1
+    return table
+
+
+def _published(vectors: np.ndarray, unit: np.ndarray, levels: int, codes: int, seed: int) -> np.ndarray:
+    """Return the published codes int64 [N, levels]: ids of the items nearest to what is left of the unit vectors."""
+    table = np.zeros((len(vectors), levels), np.int64)
+    residual, query = vectors.copy(), unit
+    for level in range(levels):
+        centres, labels = _cluster(residual, codes, seed)
+        item = _nearest(query, residual)
+        table[:, level] = item + 1
+        query = query - centres[labels[item]]
+        residual -= centres[labels]
     return table
 
 
@@ -107,6 +119,8 @@ def top_products(vectors: Tensor, count: int) -> Tensor:
 class QuantEncoder(ItemEncoder):
     """The item encoder with learnt vectors of codes and neighbours, the frozen vector left out unless asked for.
 
+    With `features.semantic_ids` the codes are those of the file, as in all rankers, and none are made here.
+
     Item ids (neighbours, and codes with `code_items`) share one table; centre numbers have a small table of their
     own. `combine: mean` averages codes and neighbours apart: 2 d instead of (levels + neighbours) d. The codes hang
     on the seed of the run, so they are part of a checkpoint.
@@ -116,30 +130,47 @@ class QuantEncoder(ItemEncoder):
 
     def __init__(self, config: TransformerDcnQuantConfig, features: FeatureConfig, items: ItemTable) -> None:
         super().__init__(features, items)
-        if items.embedding is None or not self.embedding_dim:
+        self.levels, self.combine = (0 if self.semantic is not None else config.levels), config.combine
+        if self.semantic is not None and config.code_items:
+            raise ConfigError(
+                "codes come from features.semantic_ids, or are items: not both",
+                where="ranker.code_items",
+                todo="set ranker.code_items=false, or features.semantic_ids=none",
+            )
+        if (self.levels or config.neighbours) and (items.embedding is None or not self.embedding_dim):
             raise ConfigError("codes are made of the item embedding", where="features.embedding", got="none")
         if not config.keep_embedding:
             self.dim -= self.embedding_dim
             self.projection, self.embedding_dim = None, 0
+        self.register_buffer("codes", self._codes(config, items))
+        by_item = bool(config.neighbours or config.code_items)
+        self.quanid = Embedding(len(items), features.dim) if by_item else None
+        by_centre = bool(self.levels and not config.code_items)
+        self.centres = Embedding(1 + self.levels * config.codes, features.dim) if by_centre else None
+        groups = (self.levels, config.neighbours)
+        self.dim += features.dim * sum(groups if config.combine == "concat" else (min(1, g) for g in groups))
+        if not self.dim:
+            raise ConfigError("every item feature is switched off", where="features", todo="switch one on")
+
+    def _codes(self, config: TransformerDcnQuantConfig, items: ItemTable) -> Tensor:
+        """Return rows of the learnt tables int32 [N, levels + neighbours]; the seed is drawn in any case."""
         seed = int(torch.randint(2**31 - 1, ()))
-        table = torch.from_numpy(
-            quantize(
-                items.embedding, config.levels, config.codes, config.neighbours, seed, nearest=config.code_items
-            ).astype(np.int32)
-        )
+        if not self.levels + config.neighbours:
+            return torch.zeros(len(items), 0, dtype=torch.int32)
+        assert items.embedding is not None  # noqa: S101 - checked above
+        made = quantize(items.embedding, self.levels, config.codes, config.neighbours, seed, nearest=config.code_items)
+        table = torch.from_numpy(made.astype(np.int32))
         if not config.code_items:  # codes of all levels in one table, after the padding's row
-            table[1:, : config.levels] += 1 + config.codes * torch.arange(config.levels, dtype=torch.int32)
-        self.register_buffer("codes", table)
-        self.levels, self.combine = config.levels, config.combine
-        self.quanid = Embedding(len(items), features.dim) if config.neighbours or config.code_items else None
-        self.centres = None if config.code_items else Embedding(1 + config.levels * config.codes, features.dim)
-        groups = (config.levels, config.neighbours) if config.combine == "concat" else (1, min(1, config.neighbours))
-        self.dim += features.dim * sum(groups)
+            table[1:, : self.levels] += 1 + config.codes * torch.arange(self.levels, dtype=torch.int32)
+        return table
 
     def forward(self, items: Tensor) -> Tensor:
         """Return the vectors of item ids [U] as float32 [U, D]."""
         codes = self.codes[items]
-        groups = [(self.centres or self.quanid, codes[:, : self.levels]), (self.quanid, codes[:, self.levels :])]
+        groups = [
+            (self.quanid if self.centres is None else self.centres, codes[:, : self.levels]),
+            (self.quanid, codes[:, self.levels :]),
+        ]
         parts = [super().forward(items)] if self.dim_without_codes else []
         for table, numbers in groups:
             if numbers.shape[1]:
@@ -152,7 +183,8 @@ class QuantEncoder(ItemEncoder):
     def dim_without_codes(self) -> int:
         """Size of what the plain encoder gives, 0 when all of its parts are off."""
         d = self.config.dim
-        return (self.config.ids + self.config.tags + 2 * self.config.item_levels) * d + self.embedding_dim
+        semantic = 0 if self.semantic is None else self.semantic.dim
+        return (self.config.ids + self.config.tags + 2 * self.config.item_levels) * d + self.embedding_dim + semantic
 
 
 class TransformerDcnQuant(TransformerDcn):
