@@ -53,6 +53,12 @@ class BeamResult:
     """float32 [Q, top_k]: log-probabilities, -inf where fewer exist."""
 
 
+# Columns of the table of hypotheses, int64 [6, n]: of which query, its node, the leaves below it (LOW to HIGH - 1), the
+# row of the last step and the code it grew by. One leaf below: the item is settled, and what is left of its ID has
+# probability one.
+QUERY, NODE, LOW, HIGH, PARENT, TOKEN = range(6)
+
+
 @torch.no_grad()
 def constrained_beam_search(
     step_fn: StepFn,
@@ -65,7 +71,9 @@ def constrained_beam_search(
 ) -> BeamResult:
     """Return the `top_k` items that a beam of width `beam` finds for each query.
 
-    Equal scores go by item row among items, and by the order of their IDs among unfinished ones.
+    A hypothesis whose prefix only one item has is finished at once: the rest of its ID has probability one, so
+    `step_fn` is not asked about it again, and not at all once no other is left. Equal scores go by item row among
+    items, and by the order of IDs where the beam cuts among prefixes.
 
     Raises
     ------
@@ -84,23 +92,24 @@ def constrained_beam_search(
         )
     view = trie if isinstance(trie, TensorTrie) else trie.to(device)
     query = torch.arange(queries, device=view.device)
-    rows, node = Rows(0, query, query, torch.full_like(query, -1)), torch.zeros_like(query)
-    score = torch.zeros(queries, device=view.device)
+    table = torch.stack([query, 0 * query, 0 * query, 0 * query + len(view), query, 0 * query - 1])
+    score, rank = torch.zeros(queries, device=view.device), 0 * query
     for level in range(view.depth):
-        last = level == view.depth - 1
-        children = view.children(node, level)
-        found = child_log_probs(_logits(step_fn, rows, view), children.tokens, children.mask) + score[:, None]
-        row, column = torch.nonzero(found > -torch.inf, as_tuple=True)
-        score, node, token = found[row, column], children.nodes[row, column], children.tokens[row, column]
-        key = view.items[node].long() if last else node
-        chosen, rank = _best(rows.query[row], score, key, queries, top_k if last else beam)
-        score, node = score[chosen], node[chosen]
-        rows = Rows(level + 1, rows.query[row[chosen]], row[chosen], token[chosen])
+        settled = table[HIGH] - table[LOW] == 1
+        live, done = torch.nonzero(~settled).squeeze(1), torch.nonzero(settled).squeeze(1)
+        if not len(live):
+            break
+        now = table.index_select(1, live)
+        rows = Rows(level, now[QUERY], now[PARENT], now[TOKEN])
+        grown, found = _grow(step_fn, view, rows, now[NODE], score[live], rank[live], queries, beam)
+        table, score = torch.cat([grown, table.index_select(1, done)], dim=1), torch.cat([found, score[done]])
+        chosen, rank = _best(table[QUERY], score, _tie_key(table, view, queries), queries, beam)
+        table, score = table.index_select(1, chosen), score[chosen]
+    chosen, rank = _best(table[QUERY], score, view.items[table[LOW]], queries, top_k)
     items = torch.full((queries, top_k), -1, device=view.device)
     scores = torch.full((queries, top_k), -torch.inf, device=view.device)
-    if queries:
-        items[rows.query, rank] = view.items[node].long()
-        scores[rows.query, rank] = score
+    items[table[QUERY, chosen], rank] = view.items[table[LOW, chosen]].long()
+    scores[table[QUERY, chosen], rank] = score[chosen]
     return BeamResult(items, scores)
 
 
@@ -128,19 +137,23 @@ def score_items(step_fn: StepFn, trie: PrefixTrie | TensorTrie, items: Tensor) -
         paths.append(view.parents(level, paths[-1]))
     paths.reverse()  # node of level 1, 2, ..., L for each item
     query = torch.arange(count, device=items.device)
-    rows, node, of = Rows(0, query, query, torch.full_like(query, -1)), torch.zeros_like(query), owner
+    rows, node = Rows(0, query, query, torch.full_like(query, -1)), torch.zeros_like(query)
+    open_, of = torch.arange(len(owner) if len(view) > 1 else 0, device=items.device), owner  # of: each item's row
     total = torch.zeros(len(owner), device=items.device)
     for level in range(view.depth):
-        children = view.children(node, level)
+        if not len(open_):
+            break
+        children, path = view.children(node, level), paths[level][open_]
         steps = child_log_probs(_logits(step_fn, rows, view), children.tokens, children.mask)
-        column = paths[level] - children.nodes[of, 0]
-        total = total + steps[of, column]
+        total = total.index_add(0, open_, steps[of, path - children.nodes[of, 0]])
+        low, high = view.leaves_below(path, level + 1)
+        ambiguous = high - low > 1  # the rest of a settled item's ID has probability one
+        open_, path, of = open_[ambiguous], path[ambiguous], of[ambiguous]
         # The next step's rows: the different (query, node) pairs, in that order.
-        key, following = torch.unique(owner * len(view.tokens[level]) + paths[level], return_inverse=True)
-        parent = torch.empty_like(key).scatter_(0, following, of)
-        node = key % len(view.tokens[level])
-        rows = Rows(level + 1, key // len(view.tokens[level]), parent, view.codes(level, node))
-        of = following
+        count_below = view.count(level + 1)
+        pairs, following = torch.unique(owner[open_] * count_below + path, return_inverse=True)
+        parent, node, of = torch.empty_like(pairs).scatter_(0, following, of), pairs % count_below, following
+        rows = Rows(level + 1, pairs // count_below, parent, view.codes(level, node))
     return torch.full((count, width), -torch.inf, device=items.device).index_put((owner, place), total)
 
 
@@ -172,6 +185,46 @@ def _logits(step_fn: StepFn, rows: Rows, trie: TensorTrie) -> Tensor:
             todo="look for a division by zero or an overflow in the model",
         )
     return logits
+
+
+def _grow(
+    step_fn: StepFn,
+    trie: TensorTrie,
+    rows: Rows,
+    node: Tensor,
+    score: Tensor,
+    slot: Tensor,
+    queries: int,
+    beam: int,
+) -> tuple[Tensor, Tensor]:
+    """Return the columns [6, M] and scores [M] of the children that can be among the `beam` best of their query."""
+    children = trie.children(node, rows.level)
+    found = child_log_probs(_logits(step_fn, rows, trie), children.tokens, children.mask) + score[:, None]
+    floor = _floor(found, rows.query, slot, queries, beam)
+    row, column = torch.nonzero(found >= floor[rows.query, None], as_tuple=True)
+    nodes = children.nodes[row, column]
+    low, high = trie.leaves_below(nodes, rows.level + 1)
+    return torch.stack([rows.query[row], nodes, low, high, row, children.tokens[row, column]]), found[row, column]
+
+
+def _floor(found: Tensor, query: Tensor, slot: Tensor, queries: int, most: int) -> Tensor:
+    """Return the `most`-th best score of each query in [R, W] (row r is hypothesis `slot[r]`), finite: [queries]."""
+    least = torch.finfo(found.dtype).min
+    wide = found.new_full((queries, int(slot.max()) + 1, found.shape[1]), least)
+    if wide[0].numel() <= most:
+        return found.new_full((queries,), least)
+    wide[query, slot] = found
+    return wide.flatten(1).topk(most, sorted=False).values.amin(dim=1).clamp(min=least)
+
+
+def _tie_key(table: Tensor, trie: TensorTrie, queries: int) -> Tensor:
+    """Return what decides between equal scores: the item row once all of a query's hypotheses are whole, else the ID.
+
+    Per query, so that no query's result depends on the others of its batch.
+    """
+    unfinished = torch.zeros(queries, dtype=torch.bool, device=table.device)
+    unfinished[table[QUERY, table[HIGH] - table[LOW] > 1]] = True
+    return torch.where(unfinished[table[QUERY]], table[LOW], trie.items[table[LOW]])
 
 
 def _best(query: Tensor, score: Tensor, key: Tensor, queries: int, most: int) -> tuple[Tensor, Tensor]:

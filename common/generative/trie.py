@@ -91,10 +91,8 @@ class PrefixTrie:
             codes = column(level)
             above = edge.copy()
             edge[1:] |= codes[1:] != codes[:-1]
-            starts = np.flatnonzero(edge)
-            tokens.append(codes[starts])
-            rows = np.append(np.flatnonzero(above[starts]), len(starts))
-            indptr.append(rows.astype(_index_type(len(starts))))
+            tokens.append(codes[edge])
+            indptr.append(_row_starts(above[edge]))
         if len(tokens[-1]) != len(sids):
             raise _duplicate(sids, edge, order if items is None else None)
         return cls._of(sizes, tokens, indptr, order)
@@ -119,7 +117,7 @@ class PrefixTrie:
         """Bytes of all arrays."""
         return sum(array.nbytes for array in (*self.tokens, *self.indptr, self.items))
 
-    def nodes(self, level: int) -> int:
+    def count(self, level: int) -> int:
         """Return how many nodes have `level` codes behind them: 1 at 0, N at L."""
         return 1 if level == 0 else len(self.tokens[level - 1])
 
@@ -201,6 +199,17 @@ class PrefixTrie:
 
 def _index_type(most: int) -> type[np.signedinteger]:
     return np.int32 if most < 2**31 else np.int64
+
+
+def _row_starts(first: np.ndarray) -> np.ndarray:
+    """Return the positions of True in bool [E], and E: like `flatnonzero`, in the smallest type from the outset."""
+    out = np.empty(int(np.count_nonzero(first)) + 1, dtype=_index_type(len(first)))
+    out[-1], done = len(first), 0
+    for start in range(0, len(first), BLOCK):
+        found = np.flatnonzero(first[start : start + BLOCK])
+        out[done : done + len(found)] = found + start
+        done += len(found)
+    return out
 
 
 def _token_type(size: int) -> type[np.integer]:

@@ -60,17 +60,28 @@ class TensorTrie:
         """Where the tensors are."""
         return self.items.device
 
+    def count(self, level: int) -> int:
+        """Return how many nodes have `level` codes behind them: 1 at 0, N at L."""
+        return 1 if level == 0 else len(self.tokens[level - 1])
+
     def children(self, nodes: Tensor, level: int) -> TensorChildren:
         """Return the children of int64 [R] `nodes` of `level`; the root is node 0 of level 0."""
-        indptr, tokens = self.indptr[level], self.tokens[level]
-        starts, ends = indptr[nodes].long(), indptr[nodes + 1]
-        reach = starts[:, None] + torch.arange(self.widths[level], device=self.device)
-        mask = reach < ends[:, None]
-        return TensorChildren(self.codes(level, reach.clamp(max=len(tokens) - 1)), mask, reach)
+        starts, ends = self.indptr[level][torch.stack([nodes, nodes + 1])].long()[:, :, None]
+        reach = starts + torch.arange(self.widths[level], device=self.device)
+        mask = reach < ends
+        reach = torch.minimum(reach, ends - 1)
+        return TensorChildren(self.codes(level, reach.flatten()).view(reach.shape), mask, reach)
+
+    def leaves_below(self, nodes: Tensor, level: int) -> tuple[Tensor, Tensor]:
+        """Return the first leaf below each of int64 [M] `nodes` of `level`, and the first one after them."""
+        ends = torch.stack([nodes, nodes + 1])
+        for indptr in self.indptr[level:]:
+            ends = indptr[ends].long()
+        return ends[0], ends[1]
 
     def codes(self, level: int, nodes: Tensor) -> Tensor:
-        """Return the code int64 that leads from `level` to each of `nodes` of the level below it."""
-        found = self.tokens[level][nodes]
+        """Return the code int64 that leads from `level` to each of [M] `nodes` of the level below it."""
+        found = self.tokens[level].index_select(0, nodes)
         return found.long() & 0xFFFF if found.dtype == torch.int16 else found.long()
 
     def parents(self, level: int, nodes: Tensor) -> Tensor:
