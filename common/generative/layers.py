@@ -105,14 +105,18 @@ class FeedForward(nn.Module):
 
 
 class EncoderLayer(nn.Module):
-    """Pre-norm self-attention and feed-forward, each with a residual connection."""
+    """Pre-norm self-attention and feed-forward, each with a residual connection.
+
+    Dropout acts on what each adds and on the attention's weights; inside the feed-forward block it would draw more
+    random numbers than all the rest, a tenth of a step's time.
+    """
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.attention_norm = nn.LayerNorm(config.dim)
         self.attention = Attention(config.dim, config.heads, config.dropout)
         self.feedforward_norm = nn.LayerNorm(config.dim)
-        self.feedforward = FeedForward(config.dim, config.feedforward, config.dropout)
+        self.feedforward = FeedForward(config.dim, config.feedforward)
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x: Tensor, mask: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
@@ -188,7 +192,7 @@ class DecoderLayer(nn.Module):
         self.cross_norm = nn.LayerNorm(config.dim)
         self.cross = Attention(config.dim, config.heads, config.dropout)
         self.feedforward_norm = nn.LayerNorm(config.dim)
-        self.feedforward = FeedForward(config.dim, config.feedforward, config.dropout)
+        self.feedforward = FeedForward(config.dim, config.feedforward)
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(
