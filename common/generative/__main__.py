@@ -1,0 +1,129 @@
+"""The command line of the generators: `python -m common.generative VERB --help`."""
+
+from __future__ import annotations
+
+import os
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from common import cli
+
+ROOT = Path(__file__).resolve().parents[2]
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Sequential recommenders that generate semantic IDs, and what they are compared with.",
+)
+
+ModelOption = Annotated[
+    str, typer.Option("--model", "-m", help="tiger, atomic, sasrec, popularity, nearest, or a YAML file")
+]
+DataOption = Annotated[Path, typer.Option("--data", help="Folder with NAME.inter.json, or a Track 2 data root")]
+OutOption = Annotated[Path, typer.Option("--out", help="The run's folder; the same command goes on from what is there")]
+SetOption = Annotated[list[str] | None, typer.Option("--set", "-s", help="Override one key: a.b=value; repeatable")]
+DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error")]
+
+
+def typed(text: str) -> str:
+    """Return text in which commands can be typed as they stand, with paths under the working directory cut short."""
+    return cli.typed(text, "common.generative", os.environ, Path.cwd())
+
+
+def say(line: str) -> None:
+    """Print one line of a command's report."""
+    typer.echo(typed(line))
+
+
+def reported(debug: bool) -> AbstractContextManager[None]:
+    """Turn errors of the user into one block and an exit code."""
+    return cli.reported(debug, typed)
+
+
+@app.command()
+def train(
+    data: DataOption,
+    out: OutOption,
+    model: ModelOption = "tiger",
+    overrides: SetOption = None,
+    debug: DebugOption = False,
+) -> None:
+    """Make the semantic IDs and train the model; interrupted, the same command goes on.
+
+    Example: python -m common.generative train --model tiger --data DIR --out runs/tiger --set train.epochs=30
+    """
+    from common.generative.app import open_run, train_to
+
+    with reported(debug):
+        run = open_run(model, overrides or [], data, out.resolve(), say)
+        train_to(run, ROOT)
+        say(f"next: python -m common.generative evaluate --model {model} --data {data} --out {out}{_again(overrides)}")
+
+
+@app.command()
+def evaluate(
+    data: DataOption,
+    out: OutOption,
+    model: ModelOption = "tiger",
+    overrides: SetOption = None,
+    debug: DebugOption = False,
+) -> None:
+    """Recall@k, NDCG@k and MRR on each user's last item; trains first if --out has no model yet.
+
+    Example: python -m common.generative evaluate --model sasrec --data DIR --out runs/sasrec
+    """
+    from common.generative.app import evaluate_to, open_run
+
+    with reported(debug):
+        run = open_run(model, overrides or [], data, out.resolve(), say)
+        report = evaluate_to(run, ROOT)
+        for line in report.lines():
+            say(line)
+        cli.print_rich(report.render())
+        say(f"wrote {run.out / 'metrics.json'}")
+        say(f"next: python -m common.generative recommend --model {model} --data {data} --out {out}{_again(overrides)}")
+
+
+@app.command()
+def recommend(
+    data: DataOption,
+    out: OutOption,
+    model: ModelOption = "tiger",
+    to: Annotated[
+        Path | None, typer.Option("--to", help=".parquet or .json [default: OUT/recommendations.parquet]")
+    ] = None,
+    k: Annotated[int, typer.Option("-k", min=1, help="Items a user")] = 10,
+    users: Annotated[Path | None, typer.Option("--users", help="File of user ids, one a line or a JSON list")] = None,
+    exclude: Annotated[
+        Path | None, typer.Option("--exclude", help="File of item ids never to recommend (sold out)")
+    ] = None,
+    overrides: SetOption = None,
+    debug: DebugOption = False,
+) -> None:
+    """Write the k best next items of users, after all that they have in the data.
+
+    Example: python -m common.generative recommend --data DIR --out runs/tiger -k 10 --to next.json --exclude sold.txt
+    """
+    from common.generative.app import open_run, recommend_to
+
+    with reported(debug):
+        run = open_run(model, overrides or [], data, out.resolve(), say)
+        target = (to or run.out / "recommendations.parquet").resolve()
+        count, items = recommend_to(run, target, k, users, exclude)
+        say(f"wrote {target}: {count:,} users, {items:,} items")
+
+
+def _again(overrides: list[str] | None) -> str:
+    return "".join(f" --set {one}" for one in overrides or [])
+
+
+def main() -> None:
+    """Run the command line."""
+    cli.main(app)
+
+
+if __name__ == "__main__":
+    main()

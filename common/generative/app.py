@@ -1,0 +1,139 @@
+"""What the command line does: train, evaluate, recommend."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from common.atomic import atomic_path, write_text
+from common.config import load_config
+from common.device import choose_device
+from common.errors import ConfigError, DataError
+from common.experiment import Experiment
+from common.generative.baselines import allowed_items
+from common.generative.config import CONFIG_FOLDER, RunConfig
+from common.generative.evaluate import Report, best_items, evaluate
+from common.generative.run import Prepared, needs_training, prepare, recommender, trained_model
+from common.generative.sequence_files import load_sequences
+from common.generative.sequences import Sequences, whole
+
+Say = Callable[[str], None]
+
+
+def open_run(model: str, overrides: Sequence[str], data: Path, out: Path, say: Say) -> Prepared:
+    """Read configuration and data, and tie the folder to both."""
+    config = load_config(RunConfig, model, CONFIG_FOLDER, overrides)
+    return prepare(config, load_sequences(data), out, choose_device(config.device), say)
+
+
+def train_to(run: Prepared, home: Path | None) -> None:
+    """Train the run's model, if it is one that is trained."""
+    if not needs_training(run.config):
+        run.say(f"{run.config.name} is not trained: nothing to do")
+        return
+    with _record(run, home) as record, record.stage("train"):
+        trained_model(run)
+
+
+def evaluate_to(run: Prepared, home: Path | None) -> Report:
+    """Evaluate on test, training first where no model is there; write OUT/metrics.json."""
+    config = run.config.evaluate
+    with _record(run, home) as record:
+        with record.stage("train"):
+            asked = recommender(run)
+        with record.stage("evaluate"):
+            report = evaluate(
+                asked, run.split.test, ks=config.ks, depth=config.beam, exclude_history=config.exclude_history
+            )
+        record.add_metrics(report.as_json())
+    write_text(run.out / "metrics.json", json.dumps(report.as_json(), indent=1) + "\n")
+    return report
+
+
+def recommend_to(run: Prepared, target: Path, k: int, users: Path | None, exclude: Path | None) -> tuple[int, int]:
+    """Write the k best next items after each user's whole sequence; return the users and the items written.
+
+    Parameters
+    ----------
+    target
+        .parquet (user_id, items, scores) or .json ({user: [item, ...]}).
+    users
+        File of user ids; None: all users of the data.
+    exclude
+        File of item ids that must not come (sold out); a generator decodes over the rest of the trie.
+
+    Raises
+    ------
+    ConfigError
+        A target of another kind.
+    DataError
+        An unknown user or item.
+    """
+    if target.suffix not in (".parquet", ".json"):
+        raise ConfigError("recommendations are written as parquet or JSON", where="--to", got=target.name)
+    data = run.data
+    rows = None if users is None else data.user_rows(read_ids(users), users)
+    allowed = None if exclude is None else allowed_items(data, read_ids(exclude), exclude)
+    histories = whole(data, rows)
+    asked = recommender(run)
+    items, scores = best_items(
+        asked, histories, k, allowed=allowed, exclude_history=run.config.evaluate.exclude_history
+    )
+    write_recommendations(target, data, histories.users, items, scores)
+    return len(items), int((items >= 0).sum())
+
+
+def write_recommendations(
+    target: Path, data: Sequences, users: np.ndarray, items: np.ndarray, scores: np.ndarray
+) -> None:
+    """Write item ids, best first, for user rows; a user with fewer items has a shorter list."""
+    found = items >= 0
+    names, ids = data.users[users].tolist(), data.item_ids
+    lists = [ids[row[kept]].tolist() for row, kept in zip(items, found, strict=True)]
+    if target.suffix == ".json":
+        write_text(target, json.dumps({str(name): one for name, one in zip(names, lists, strict=True)}) + "\n")
+        return
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    values = [row[kept].tolist() for row, kept in zip(scores, found, strict=True)]
+    table = pa.table(
+        {
+            "user_id": pa.array(names),
+            "items": pa.array(lists, pa.list_(pa.array(ids[:1]).type)),
+            "scores": pa.array(values, pa.list_(pa.float32())),
+        }
+    )
+    with atomic_path(target) as temporary:
+        pq.write_table(table, temporary, compression="zstd")
+
+
+def read_ids(path: Path) -> list[Any]:
+    """Return the ids of a file: a JSON list, or one id a line.
+
+    Raises
+    ------
+    DataError
+        The file is missing, empty, or its JSON is not a list of ids.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        if path.suffix != ".json":
+            found = [line.strip() for line in text.splitlines() if line.strip()]
+        else:
+            found = json.loads(text)
+    except (OSError, ValueError) as error:
+        raise DataError("no ids can be read", where=path, got=str(error)) from None
+    if not isinstance(found, list) or not all(isinstance(one, str | int) and one is not True for one in found):
+        raise DataError("not a list of ids", where=path, expected="[1, 2, ...] or one id a line")
+    if not found:
+        raise DataError("no ids", where=path, expected="at least one", got="an empty file")
+    return found
+
+
+def _record(run: Prepared, home: Path | None) -> Experiment:
+    return Experiment(run.out / "runs", "generative", run.config, run.config.seed, repository=home, device=run.device)
