@@ -250,3 +250,20 @@ def _fill(x: np.ndarray, centroids: np.ndarray, codes: np.ndarray) -> KMeans:
         centroids[empty[: len(rows)]] = x[rows]
         codes = nearest(x, centroids)
     return KMeans(centroids, codes)
+
+
+def count_different(x: np.ndarray) -> int:
+    """Return how many different rows float32 [N, D] has, by a random projection of each row."""
+    direction = np.random.default_rng(0).normal(size=x.shape[1])
+    return len(np.unique(np.einsum("nd,d->n", x, direction, dtype=np.float64)))
+
+
+def revive(x: np.ndarray, centroids: np.ndarray) -> np.ndarray:
+    """Return the centroids with each one that no row of `x` is nearest to moved onto a far row: none stays dead.
+
+    Raises
+    ------
+    DataError
+        Fewer different rows than centroids.
+    """
+    return _fill(x, centroids, nearest(x, centroids)).centroids

@@ -114,7 +114,7 @@ class RQKMeans(Quantizer):
             if self.beam_size == 1 or not level:
                 left -= codebooks[level][found.codes]
             elif level + 1 < self.levels:
-                left = sample - _sum(codebooks, beam_encode(sample, codebooks, self.beam_size))
+                left = sample - sum_codewords(codebooks, beam_encode(sample, codebooks, self.beam_size))
         return codebooks, scales
 
     def _something_left(self, left: np.ndarray, sample: np.ndarray, level: int) -> None:
@@ -138,7 +138,7 @@ class RQKMeans(Quantizer):
         return codes
 
     def _embed(self, codes: np.ndarray, upto: int) -> np.ndarray:
-        return _sum(self._codebooks[:upto], codes)
+        return sum_codewords(self._codebooks[:upto], codes)
 
     def _arrays(self) -> dict[str, np.ndarray]:
         arrays = {f"codebook_{level:02d}": codebook for level, codebook in enumerate(self._codebooks)}
@@ -156,7 +156,7 @@ class RQKMeans(Quantizer):
             self._scales = [stored(arrays, f"scale_{level:02d}", (dim,)) for level in range(self.levels)]
 
 
-def _sum(codebooks: list[np.ndarray], codes: np.ndarray) -> np.ndarray:
+def sum_codewords(codebooks: list[np.ndarray], codes: np.ndarray) -> np.ndarray:
     """Return float32 [n, D], the sum of the codewords, the first level first."""
     found = codebooks[0][codes[:, 0]]
     for level in range(1, len(codebooks)):
