@@ -102,6 +102,7 @@ class Tiger(GenerativeRetriever):
     def batches(self, items: np.ndarray, offsets: np.ndarray, *, seed: int, batch_size: int = 256) -> TigerBatches:
         """Return the training batches of users' sequences; see `TigerBatches`."""
         config = self.config
+        check_items(torch.from_numpy(np.asarray(items)), len(self.id_map))
         return TigerBatches(
             items,
             offsets,
@@ -119,8 +120,8 @@ class Tiger(GenerativeRetriever):
                 states, targets = self._every_position(batch, batch.learn)
             else:
                 assert batch.target is not None  # noqa: S101 - a training batch
-                memory, mask, bias = self._encode(batch)
-                states = self._decode(batch.target[:, None], memory, mask, bias)[:, 0]
+                memory, mask, bias = self.encode(batch)
+                states = self.decode(batch.target[:, None], memory, mask, bias)[:, 0]
                 targets = batch.target
             losses = {f"level_{at}": self._level_loss(states[:, at], targets, at) for at in range(self.levels)}
         return {"loss": torch.stack(list(losses.values())).mean(), **losses}
@@ -136,23 +137,23 @@ class Tiger(GenerativeRetriever):
             raise DataError("a batch for a causal encoder", where="attention", expected="causal", got="bidirectional")
         skip = 0 if self.config.learn_first else 1
         history = TigerBatch(batch.items[:, :-1], batch.mask[:, :-1], batch.users)
-        memory, _, _ = self._encode(history, every=True)
+        memory, _, _ = self.encode(history, every=True)
         wanted, learn = batch.items[:, skip:], learn[:, skip:]
         at = torch.arange(skip, batch.items.shape[1], device=memory.device)
         of = self._places(history.items.shape[1], memory.device)
         seen = (of[None, :] < at[:, None]).repeat_interleave(self.levels, 0)
         bias = self._bias(self.cross_bias, at, of).repeat_interleave(self.levels, 1)
-        states = self._decode(wanted, memory, None, bias.masked_fill(~seen, float("-inf")))
+        states = self.decode(wanted, memory, None, bias.masked_fill(~seen, float("-inf")))
         return states[learn], wanted[learn]
 
-    def _decode(self, targets: Tensor, memory: Tensor, mask: Tensor | None, bias: Tensor) -> Tensor:
+    def decode(self, targets: Tensor, memory: Tensor, mask: Tensor | None, bias: Tensor) -> Tensor:
         """Teacher-forced states [B, N, L, D] of targets int64 [B, N]."""
         tokens = self.item_tokens[targets]
         bos = torch.full_like(tokens[..., :1], self.vocabulary.bos)
         x = self.dropout(self.embedding(torch.cat([bos, tokens[..., :-1]], dim=-1)))
         return self.decoder(x, memory, mask, bias)
 
-    def _encode(self, batch: TigerBatch, *, every: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+    def encode(self, batch: TigerBatch, *, every: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         """Return memory [B, S, D], which of it is real [B, 1, 1, S], the cross-attention's bias.
 
         `every`: the biases and the mask are not needed, since each position has its own.
@@ -202,7 +203,7 @@ class Tiger(GenerativeRetriever):
         """Return float [heads, T, S], the bias of each distance between items."""
         return table(self._buckets(query[:, None] - key[None, :], key[None, :])).permute(2, 0, 1)
 
-    def _logits(self, states: Tensor, level: int) -> Tensor:
+    def logits(self, states: Tensor, level: int) -> Tensor:
         """Logits [n, sizes[level]] of states [n, D]."""
         if self.heads is not None:
             return self.heads[level](states)
@@ -211,7 +212,7 @@ class Tiger(GenerativeRetriever):
 
     def _level_loss(self, states: Tensor, targets: Tensor, level: int) -> Tensor:
         """Mean cross-entropy of one level's codes of target rows [n]."""
-        logits = self._logits(states, level).float()
+        logits = self.logits(states, level).float()
         codes = self.item_tokens[targets, level] - self.vocabulary.offset(level)
         if self.config.loss == "trie":
             logits = logits.masked_fill(~sibling_codes(self.trie().to(self.device), targets, level), float("-inf"))
@@ -219,8 +220,9 @@ class Tiger(GenerativeRetriever):
 
     def begin(self, batch: TigerBatch) -> tuple[StepFn, int]:
         """Encode the histories; return the step function of the beam search and their number."""
+        check_items(batch.items[batch.mask], len(self.id_map))
         batch = recent(batch, self.config.max_items).to(self.device)
-        memory, mask, bias = self._encode(batch)
+        memory, mask, bias = self.encode(batch)
         cache = self.decoder.start(memory, mask, bias)
 
         def step(rows: Rows) -> Tensor:
@@ -230,12 +232,24 @@ class Tiger(GenerativeRetriever):
             else:
                 tokens = torch.full_like(rows.query, self.vocabulary.bos)
             cache.place(rows.query)
-            return self._logits(self.decoder.step(self.embedding(tokens), cache), rows.level)
+            return self.logits(self.decoder.step(self.embedding(tokens), cache), rows.level)
 
         return step, len(batch)
 
     def _precision(self) -> AbstractContextManager[object]:
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.config.bf16)
+
+
+def check_items(items: Tensor, count: int) -> None:
+    """Raise `DataError` on an item row that has no semantic ID."""
+    bad = torch.nonzero((items < 0) | (items >= count))
+    if len(bad):
+        raise DataError(
+            "no such item: it has no semantic ID",
+            expected=f"item rows 0..{count - 1}",
+            got=f"{int(items[bad[0, 0]])}; {len(bad)} such items",
+            todo="extend the semantic IDs by these items, or leave them out",
+        )
 
 
 def recent(batch: TigerBatch, most: int) -> TigerBatch:

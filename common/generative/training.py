@@ -4,98 +4,29 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
-from common.config import Config
 from common.errors import ConfigError, UserError
 from common.generative.base import GenerativeRetriever, evaluating
+from common.generative.fit_config import Batches, FitConfig, FitResult
 from common.generative.fit_state import Point, State, load_state, save_state
 from common.progress import bar
 from common.training.interrupt import Interrupt
 from common.training.repeatable import repeatable, step_seed
-from common.training.schedule import MIN_DELTA, Schedule, ScheduleConfig
+from common.training.schedule import MIN_DELTA, Schedule
 from common.training.state import Weights, remove_state
+
+__all__ = ["Batches", "FitConfig", "FitResult", "fit_generator"]
 
 CHECKPOINT_SECONDS = 60.0
 Say = Callable[[str], None]
 Evaluate = Callable[[GenerativeRetriever], Mapping[str, float]]
-
-
-class Batches(Protocol):
-    """Training batches: which rows make each batch of an epoch, and the batch of given rows.
-
-    Attributes
-    ----------
-    digest
-        SHA-256 over the data and all that decides the batches, the seed of their order included.
-    """
-
-    digest: str
-
-    def __len__(self) -> int:
-        """Return the number of batches, the same in each epoch."""
-        ...
-
-    def epoch(self, number: int) -> Sequence[np.ndarray]:
-        """Return the rows of each batch of an epoch: a pure function of its number."""
-        ...
-
-    def make(self, rows: np.ndarray) -> Any:
-        """Return the batch of these rows, with a method `to(device)`."""
-        ...
-
-
-class FitConfig(Config):
-    """How a generator is trained."""
-
-    epochs: int = Field(default=20, ge=1)
-    max_seconds: float | None = Field(
-        default=None,
-        gt=0,
-        description="stop after this wall time, resumed parts counted; the result then depends on it",
-    )
-    learning_rate: float = Field(default=1e-3, gt=0)
-    weight_decay: float = Field(default=0.01, ge=0, description="AdamW's, on matrices and embeddings")
-    clip_norm: float = Field(default=1.0, gt=0)
-    schedule: ScheduleConfig = ScheduleConfig(type="constant", warmup_steps=100)
-    evaluate_every: int = Field(default=1, ge=1, description="epochs between two evaluations; the last is evaluated")
-    figure: str = Field(default="recall@10", description="the evaluation's figure that decides; larger is better")
-    patience: int = Field(default=5, ge=1, description="evaluations without a gain after which training stops")
-
-
-@dataclass(frozen=True)
-class FitResult:
-    """What training came to; the model holds the weights of `best`, or without an evaluation the last ones.
-
-    Attributes
-    ----------
-    best, best_epoch
-        The best value of the figure and the epochs behind it (-inf and 0 without an evaluation).
-    curve
-        The learning curve, one point an evaluation (an epoch without one).
-    stopped
-        epochs, patience or max_seconds.
-    seconds, cpu_seconds
-        Wall and processor time, resumed parts included.
-    """
-
-    best: float
-    best_epoch: int
-    epochs: int
-    steps: int
-    stopped: str
-    seconds: float
-    cpu_seconds: float
-    resumed_from: int | None
-    curve: list[Point] = field(default_factory=list)
 
 
 def fit_generator(
@@ -264,6 +195,8 @@ class _Fit:
         if progress.stopped or progress.epoch % config.evaluate_every == 0:
             self._point()
         self._save()
+        if self.interrupt.pressed and progress.stopped is None:
+            self._stop()
 
     def _point(self) -> None:
         progress = self.state.progress
@@ -339,11 +272,15 @@ class _Fit:
     def _save_when_due(self) -> None:
         if self.interrupt.pressed:
             self._save()
-            if self.path is not None:
-                self.say(f"interrupted: the same command goes on from {self.path}")
-            raise KeyboardInterrupt
+            self._stop()
         if time.monotonic() - self.saved >= self.pause:
             self._save()
+
+    def _stop(self) -> None:
+        """End after Ctrl-C; the state is written."""
+        if self.path is not None:
+            self.say(f"interrupted: the same command goes on from {self.path}")
+        raise KeyboardInterrupt
 
 
 def copy_weights(model: nn.Module) -> Weights:
