@@ -130,6 +130,10 @@ def score_items(step_fn: StepFn, trie: PrefixTrie | TensorTrie, items: Tensor) -
         An item that is not in the trie, or logits of another shape, NaN or infinite.
     """
     view = trie if isinstance(trie, TensorTrie) else trie.to(items.device)
+    if items.ndim != 2 or items.dtype != torch.int64:
+        raise DataError(
+            "items to score have another shape", expected="int64 [Q, K]", got=f"{items.dtype} {list(items.shape)}"
+        )
     count, width = items.shape
     owner, place = torch.nonzero(items != -1, as_tuple=True)
     paths = [view.leaves(items[owner, place])]
@@ -138,20 +142,20 @@ def score_items(step_fn: StepFn, trie: PrefixTrie | TensorTrie, items: Tensor) -
     paths.reverse()  # node of level 1, 2, ..., L for each item
     query = torch.arange(count, device=items.device)
     rows, node = Rows(0, query, query, torch.full_like(query, -1)), torch.zeros_like(query)
-    open_, of = torch.arange(len(owner) if len(view) > 1 else 0, device=items.device), owner  # of: each item's row
+    pending, of = torch.arange(len(owner) if len(view) > 1 else 0, device=items.device), owner  # of: each item's row
     total = torch.zeros(len(owner), device=items.device)
     for level in range(view.depth):
-        if not len(open_):
+        if not len(pending):
             break
-        children, path = view.children(node, level), paths[level][open_]
+        children, path = view.children(node, level), paths[level][pending]
         steps = child_log_probs(_logits(step_fn, rows, view), children.tokens, children.mask)
-        total = total.index_add(0, open_, steps[of, path - children.nodes[of, 0]])
+        total = total.index_add(0, pending, steps[of, path - children.nodes[of, 0]])
         low, high = view.leaves_below(path, level + 1)
         ambiguous = high - low > 1  # the rest of a settled item's ID has probability one
-        open_, path, of = open_[ambiguous], path[ambiguous], of[ambiguous]
+        pending, path, of = pending[ambiguous], path[ambiguous], of[ambiguous]
         # The next step's rows: the different (query, node) pairs, in that order.
         count_below = view.count(level + 1)
-        pairs, following = torch.unique(owner[open_] * count_below + path, return_inverse=True)
+        pairs, following = torch.unique(owner[pending] * count_below + path, return_inverse=True)
         parent, node, of = torch.empty_like(pairs).scatter_(0, following, of), pairs % count_below, following
         rows = Rows(level + 1, pairs // count_below, parent, view.codes(level, node))
     return torch.full((count, width), -torch.inf, device=items.device).index_put((owner, place), total)
