@@ -137,6 +137,34 @@ def embed(
 
 
 @app.command()
+def tokenize(
+    data: DataOption = None,
+    out: Annotated[Path | None, typer.Option("--out", help="[default: data/embeddings/semantic_ids.parquet]")] = None,
+    embedding: Annotated[
+        str, typer.Option("--embedding", help="official = item_emb_d128 of item_info; or a parquet of `embed`")
+    ] = "official",
+    overrides: SetOption = None,
+    quantizer: Annotated[
+        Path | None, typer.Option("--quantizer", help="Folder to save the fitted quantizer in as well")
+    ] = None,
+    debug: DebugOption = False,
+) -> None:
+    """Fit a quantizer on the items' embedding and write their semantic IDs, a feature of every ranker.
+
+    Settings: kind, codebook_sizes, dedup, rank_codes, seed, quantizer.NAME (the quantizer's own arguments).
+
+    Example: python -m track2_mmctr tokenize --data data/sample --set codebook_sizes=[16,16,16]
+    """
+    from track2_mmctr.app import tokenize_to
+
+    with reported(debug):
+        root = data_root(data)
+        target = out or ROOT / "data" / "embeddings" / f"semantic_ids{_sample(root)}.parquet"
+        source = "auto" if embedding == "official" else embedding
+        tokenize_to(overrides or [], root, source, target, quantizer, say)
+
+
+@app.command()
 def run(
     config: ConfigOption = "baseline",
     data: DataOption = None,

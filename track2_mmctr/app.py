@@ -92,6 +92,28 @@ def embed_to(method: str, overrides: Sequence[str], root: Path, out: Path, cache
     say(f"or:   python -m track2_mmctr run --set features.embedding={made.path} --data {root}")
 
 
+def tokenize_to(
+    overrides: Sequence[str], root: Path, embedding: str, out: Path, quantizer: Path | None, say: Say
+) -> None:
+    """Write the semantic IDs of a data root's items, print how they collide, and say how to use them."""
+    from common.cli import print_rich
+    from track2_mmctr.datasets.microlens import find_folder
+    from track2_mmctr.tokenize_config import TokenizeConfig
+    from track2_mmctr.tokenize_items import tokenize_items
+
+    config = make_config(TokenizeConfig, {}, overrides, "tokenize")
+    made = tokenize_items(find_folder(root), config, embedding, out, quantizer)
+    for note in made.notes:
+        say(f"note: {note}")
+    print_rich(made.collisions.render())
+    ranks = f" and a rank of {made.sizes[-1]}" if len(made.sizes) > made.levels else ""
+    codes = "codes " + " x ".join(str(size) for size in made.sizes[: made.levels]) + ranks
+    say(f"wrote {made.path}: {made.items:,} items, {codes}, version {made.version} ({made.seconds:.1f} s)")
+    if quantizer is not None:
+        say(f"wrote {quantizer}: the quantizer, for new items")
+    say(f"next: python -m track2_mmctr run --config din --set features.semantic_ids={made.path} --data {root}")
+
+
 def tune_to(
     config: RunConfig, trials: int, root: Path, out: Path, cache: Path, variables: Mapping[str, str], say: Say
 ) -> None:

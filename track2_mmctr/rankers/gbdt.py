@@ -26,7 +26,7 @@ ARRAYS = ("clicks", "shows", "seen", "pairs", "pair_counts")
 
 
 class Gbdt:
-    """LightGBM on similarity of target to history, recency, levels, tags and counts.
+    """LightGBM on similarity of target to history, recency, levels, tags, counts and code prefixes.
 
     Rounds stop when valid's AUC has not grown for `early_stopping` rounds; without a valid split all `rounds`
     are made. The same seed, data, threads and machine give the same bytes.
@@ -46,7 +46,8 @@ class Gbdt:
         label = train_label(data)
         split, items, window = data.train, data.items, self.config.window if self.features.ids else 0
         self.counts = Counts.of(split, np.arange(len(split)), len(items), window)
-        folds = Folds.of(split, len(items), window, seed) if self.features.ids else None
+        counted = self.features.ids or self.features.semantic_ids != "none"
+        folds = Folds.of(split, len(items), window, seed) if counted else None
         table, self.names = make_features(split, items, self.counts, self.features, max_len=max_len, folds=folds)
         self.digest = items.digest
         parameters = self._parameters(seed, threads)

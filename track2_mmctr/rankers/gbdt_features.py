@@ -15,6 +15,7 @@ import numpy as np
 from common.errors import ConfigError
 from track2_mmctr.config import FeatureConfig
 from track2_mmctr.datasets.tables import ItemTable, Split
+from track2_mmctr.rankers.gbdt_codes import code_columns, prefix_numbers
 from track2_mmctr.rankers.segments import Segments, segments, unit_rows
 
 FOLDS = 5
@@ -122,13 +123,19 @@ def make_features(
     """Return the features float32 [R, F] and their names; NaN = unknown (an empty history).
 
     Parts that `config` switches off give no columns: `embedding` the cosines, `tags` the overlap, `ids` all counts,
-    `item_levels` and `target_levels` the levels. With `folds` the split is train, and each row's fold is left out.
+    `item_levels` and `target_levels` the levels, `semantic_ids` the code prefixes (of `sid`, only `levels` has a
+    bearing here: the rest says how neural rankers read codes). With `folds` the split is train, and each row's fold
+    is left out.
     """
     vectors = None
     if config.embedding != "none":
         if items.embedding is None:
             raise ConfigError("the item table has no embedding", where="features.embedding", got=config.embedding)
         vectors = centred(items.embedding)
+    if config.semantic_ids != "none" and items.semantic_ids is None:
+        raise ConfigError("the item table has no semantic IDs", where="features.semantic_ids")
+    ids = items.semantic_ids if config.semantic_ids != "none" else None
+    prefixes = None if ids is None else prefix_numbers(ids.codes)
     names: list[str] = []
     parts: list[np.ndarray] = []
     for part in segments(split, max_len):
@@ -143,6 +150,8 @@ def make_features(
             columns |= tag_columns(part, items.tags)
         if config.ids:
             columns |= count_columns(part, counts, folds)
+        if prefixes is not None:
+            columns |= code_columns(part, prefixes, counts, folds)
         names = list(columns)
         parts.append(np.column_stack([column.astype(np.float32) for column in columns.values()]))
     if not parts:
