@@ -36,10 +36,10 @@ def tiny_t5(sizes: Sequence[int], *, dim: int = 64, layers: int = 2, seed: int =
         num_layers=layers,
         num_decoder_layers=layers,
         num_heads=4,
-        decoder_start_token_id=0,
         pad_token_id=0,
         eos_token_id=1,
     )
+    config.decoder_start_token_id = 0
     return T5ForConditionalGeneration(config).eval()
 
 

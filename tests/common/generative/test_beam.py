@@ -4,6 +4,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pytest
@@ -294,8 +295,8 @@ def test_what_is_refused() -> None:
 
 
 @pytest.mark.parametrize("make", [tiny_t5, tiny_gpt2])
-def test_transformers_generate_agrees_under_one_normalisation(make: Callable) -> None:
-    """`transformers` masks after its log-softmax; with `renormalize_logits` its scores are ours, without they are not."""
+def test_transformers_generate_agrees_under_one_normalisation(make: Callable[..., Any]) -> None:
+    """`transformers` masks after its log-softmax: with `renormalize_logits` its scores are ours, else they are not."""
     sizes, queries, beam = (8, 9, 7), 3, 6
     sids = random_sids(200, sizes, 3)
     trie, model = PrefixTrie.from_sids(sids, sizes), make(sizes, seed=1)
