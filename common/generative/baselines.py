@@ -1,5 +1,4 @@
-"""What a generator is compared with, behind one `Recommender` protocol: popularity, nearest vectors, dense retrieval,
-and the generator itself."""
+"""What a generator is compared with, behind one `Recommender` protocol; and the generator itself behind it."""
 
 from __future__ import annotations
 
