@@ -35,7 +35,7 @@ def load_quantizer(folder: Path) -> Quantizer:
         A file is missing, damaged, was changed, or is of another format.
     """
     header = read_header(folder)
-    if header.get("kind") not in QUANTIZERS:
+    if str(header.get("kind")) not in QUANTIZERS:
         raise DataError(
             "a quantizer of an unknown kind", where=folder, expected=", ".join(QUANTIZERS), got=header.get("kind")
         )

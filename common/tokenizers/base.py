@@ -131,12 +131,12 @@ class Quantizer(ABC):
             quantizer._ready(int(header["dim"]), str(header["data_sha256"]), dict(header["metrics"]))
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
             raise DataError("the quantizer is damaged", where=path, got=str(error), todo=_again(folder)) from None
-        if quantizer.version != header["version"]:
+        if quantizer.version != header.get("version"):
             raise DataError(
                 "the quantizer's settings were changed after it was saved",
                 where=folder / "quantizer.json",
                 expected=quantizer.version,
-                got=header["version"],
+                got=header.get("version"),
                 todo=_again(folder),
             )
         return quantizer
