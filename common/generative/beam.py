@@ -101,15 +101,17 @@ def constrained_beam_search(
             break
         now = table.index_select(1, live)
         rows = Rows(level, now[QUERY], now[PARENT], now[TOKEN])
-        grown, found = _grow(step_fn, view, rows, now[NODE], score[live], rank[live], queries, beam)
-        table, score = torch.cat([grown, table.index_select(1, done)], dim=1), torch.cat([found, score[done]])
-        chosen, rank = _best(table[QUERY], score, _tie_key(table, view, queries), queries, beam)
-        table, score = table.index_select(1, chosen), score[chosen]
-    chosen, rank = _best(table[QUERY], score, view.items[table[LOW]], queries, top_k)
+        grown, found = _grow(step_fn, view, rows, now[NODE], score.take(live), rank.take(live), queries, beam)
+        table, score = torch.cat([grown, table.index_select(1, done)], dim=1), torch.cat([found, score.take(done)])
+        chosen, rank = _best(table[QUERY], score, _tie_key(table, view, queries), beam)
+        table, score = table.index_select(1, chosen), score.take(chosen)
+    found = view.items.take(table[LOW]).long()
+    chosen, rank = _best(table[QUERY], score, found, top_k)
+    place = table[QUERY].take(chosen) * top_k + rank
     items = torch.full((queries, top_k), -1, device=view.device)
     scores = torch.full((queries, top_k), -torch.inf, device=view.device)
-    items[table[QUERY, chosen], rank] = view.items[table[LOW, chosen]].long()
-    scores[table[QUERY, chosen], rank] = score[chosen]
+    items.put_(place, found.take(chosen))
+    scores.put_(place, score.take(chosen))
     return BeamResult(items, scores)
 
 
@@ -163,9 +165,8 @@ def score_items(step_fn: StepFn, trie: PrefixTrie | TensorTrie, items: Tensor) -
 
 def child_log_probs(logits: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
     """Return float32 [R, W]: log-softmax of logits [R, K] over each row's `tokens` [R, W] alone, -inf off the mask."""
-    allowed = logits.float().gather(1, tokens).masked_fill(~mask, -torch.inf)
-    dead = (allowed == -torch.inf).all(dim=1, keepdim=True)  # every child forbidden: no probability, not NaN
-    return torch.log_softmax(allowed.masked_fill(dead, 0.0), dim=1).masked_fill(~mask | dead, -torch.inf)
+    steps = torch.log_softmax(logits.float().gather(1, tokens).masked_fill(~mask, -torch.inf), dim=1)
+    return torch.nan_to_num(steps, nan=-torch.inf, neginf=-torch.inf)  # NaN: all of a row's children are forbidden
 
 
 def _logits(step_fn: StepFn, rows: Rows, trie: TensorTrie) -> Tensor:
@@ -178,8 +179,9 @@ def _logits(step_fn: StepFn, rows: Rows, trie: TensorTrie) -> Tensor:
             expected=f"floats {list(shape)}, one row a hypothesis and one column a code",
             got=f"{logits.dtype} {list(logits.shape)}",
         )
-    bad = ~(logits < torch.inf)  # NaN or +inf
-    if bad.any():
+    fine = logits < torch.inf  # neither NaN nor +inf
+    if not fine.all():
+        bad = ~fine
         row, code = (int(place) for place in torch.nonzero(bad)[0])
         raise DataError(
             "a step of the generator gave a logit that is no number",
@@ -205,10 +207,11 @@ def _grow(
     children = trie.children(node, rows.level)
     found = child_log_probs(_logits(step_fn, rows, trie), children.tokens, children.mask) + score[:, None]
     floor = _floor(found, rows.query, slot, queries, beam)
-    row, column = torch.nonzero(found >= floor[rows.query, None], as_tuple=True)
-    nodes = children.nodes[row, column]
+    kept = torch.nonzero((found >= floor.take(rows.query)[:, None]).flatten()).squeeze(1)
+    row, nodes = kept // found.shape[1], children.nodes.take(kept)
     low, high = trie.leaves_below(nodes, rows.level + 1)
-    return torch.stack([rows.query[row], nodes, low, high, row, children.tokens[row, column]]), found[row, column]
+    columns = [rows.query.take(row), nodes, low, high, row, children.tokens.take(kept)]
+    return torch.stack(columns), found.take(kept)
 
 
 def _floor(found: Tensor, query: Tensor, slot: Tensor, queries: int, most: int) -> Tensor:
@@ -226,17 +229,19 @@ def _tie_key(table: Tensor, trie: TensorTrie, queries: int) -> Tensor:
 
     Per query, so that no query's result depends on the others of its batch.
     """
-    unfinished = torch.zeros(queries, dtype=torch.bool, device=table.device)
-    unfinished[table[QUERY, table[HIGH] - table[LOW] > 1]] = True
-    return torch.where(unfinished[table[QUERY]], table[LOW], trie.items[table[LOW]])
+    query, low = table[QUERY], table[LOW]
+    unfinished = torch.zeros(queries, dtype=torch.int64, device=table.device)
+    unfinished.index_add_(0, query, table[HIGH] - low - 1)
+    return torch.where(unfinished.take(query) > 0, low, trie.items.take(low))
 
 
-def _best(query: Tensor, score: Tensor, key: Tensor, queries: int, most: int) -> tuple[Tensor, Tensor]:
+def _best(query: Tensor, score: Tensor, key: Tensor, most: int) -> tuple[Tensor, Tensor]:
     """Return the candidates of the `most` best scores a query, in order of (query, -score, key), and their ranks."""
     order = torch.argsort(key, stable=True)
-    order = order[torch.argsort(score[order], descending=True, stable=True)]
-    order = order[torch.argsort(query[order], stable=True)]
-    counts = torch.bincount(query, minlength=queries)
-    rank = torch.arange(len(order), device=query.device) - (counts.cumsum(0) - counts)[query[order]]
-    kept = rank < most
-    return order[kept], rank[kept]
+    order = order.take(torch.argsort(score.take(order), descending=True, stable=True))
+    order = order.take(torch.argsort(query.take(order), stable=True))
+    owner = query.take(order)
+    rank = torch.arange(len(order), device=query.device)
+    rank = rank - torch.searchsorted(owner, owner)  # less where the query's candidates begin
+    kept = torch.nonzero(rank < most).squeeze(1)
+    return order.take(kept), rank.take(kept)

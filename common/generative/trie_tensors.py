@@ -66,22 +66,22 @@ class TensorTrie:
 
     def children(self, nodes: Tensor, level: int) -> TensorChildren:
         """Return the children of int64 [R] `nodes` of `level`; the root is node 0 of level 0."""
-        starts, ends = self.indptr[level][torch.stack([nodes, nodes + 1])].long()[:, :, None]
+        starts, ends = self.indptr[level].take(torch.stack([nodes, nodes + 1])).long()[:, :, None]
         reach = starts + torch.arange(self.widths[level], device=self.device)
         mask = reach < ends
         reach = torch.minimum(reach, ends - 1)
-        return TensorChildren(self.codes(level, reach.flatten()).view(reach.shape), mask, reach)
+        return TensorChildren(self.codes(level, reach), mask, reach)
 
     def leaves_below(self, nodes: Tensor, level: int) -> tuple[Tensor, Tensor]:
         """Return the first leaf below each of int64 [M] `nodes` of `level`, and the first one after them."""
         ends = torch.stack([nodes, nodes + 1])
         for indptr in self.indptr[level:]:
-            ends = indptr[ends].long()
+            ends = indptr.take(ends).long()
         return ends[0], ends[1]
 
     def codes(self, level: int, nodes: Tensor) -> Tensor:
-        """Return the code int64 that leads from `level` to each of [M] `nodes` of the level below it."""
-        found = self.tokens[level].index_select(0, nodes)
+        """Return the code int64 that leads from `level` to each of `nodes` of the level below it."""
+        found = self.tokens[level].take(nodes)
         return found.long() & 0xFFFF if found.dtype == torch.int16 else found.long()
 
     def parents(self, level: int, nodes: Tensor) -> Tensor:
