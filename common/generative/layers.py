@@ -45,8 +45,8 @@ class Attention(nn.Module):
 
     def keys_values(self, memory: Tensor) -> KeysValues:
         """Return the keys and values of [B, S, D]: what a cache keeps."""
-        batch, length, _ = memory.shape
-        both = self.key_value(memory).view(batch, length, 2, self.heads, -1)
+        batch, length, dim = memory.shape
+        both = self.key_value(memory).view(batch, length, 2, self.heads, dim // self.heads)
         return both[:, :, 0].transpose(1, 2), both[:, :, 1].transpose(1, 2)
 
     def forward(
@@ -78,7 +78,7 @@ class Attention(nn.Module):
             [B, T, D].
         """
         batch, length, dim = x.shape
-        query = self.query(x).view(batch, length, self.heads, -1).transpose(1, 2)
+        query = self.query(x).view(batch, length, self.heads, dim // self.heads).transpose(1, 2)
         key, value = self.keys_values(x if memory is None else memory) if cache is None else cache
         allowed = mask
         if bias is not None:
