@@ -8,10 +8,11 @@ import numpy as np
 
 from common.errors import DataError
 from common.tokenizers.base import check_vectors
+from common.tokenizers.breathing import breathe
 from common.tokenizers.parallel import over_rows, single_blas
 
 SEED_ROWS = 32
-"""k-means++ looks at this many rows a centroid (at least 4,096 in all): more cost time and change little."""
+"""The start looks at this many rows a centroid (at least 4,096 in all): more cost time and change little."""
 SETTLED = 1e-3
 """Lloyd stops when no more than this share of the rows changes its cluster."""
 _TILE = 1 << 18
@@ -80,7 +81,9 @@ class _Table:
 
 
 def kmeans(x: np.ndarray, size: int, *, seed: int | tuple[int, ...], iterations: int = 25) -> KMeans:
-    """Cluster float32 [N, D] into `size` clusters, none empty: k-means++ (Arthur & Vassilvitskii, 2007), then Lloyd.
+    """Cluster float32 [N, D] into `size` clusters, none empty: Lloyd's algorithm from a good start.
+
+    The start: k-means++ (Arthur & Vassilvitskii, 2007) and breathing k-means on a part of the rows.
 
     A cluster that falls empty is moved onto a row drawn in proportion to its squared distance from its own centroid.
     Stops early when nearly every row (all but 0.1%) keeps its cluster.
@@ -172,7 +175,7 @@ def _among(x: np.ndarray, centroids: np.ndarray, allowed: np.ndarray) -> np.ndar
 
 
 def _seeds(x: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
-    """Choose `size` different rows by greedy k-means++ on a part of the rows."""
+    """Choose the first centroids on a part of the rows: greedy k-means++, then breathing k-means."""
     most = max(SEED_ROWS * size, 4096)
     pool = x if len(x) <= most else x[np.sort(rng.choice(len(x), most, replace=False))]
     moved = pool - pool.mean(axis=0)  # near the origin less is lost in |x|^2 - 2 x.c + |c|^2
@@ -191,7 +194,7 @@ def _seeds(x: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
         best = int(after.sum(axis=1).argmin())
         chosen.append(int(picks[best]))
         left = after[best]
-    return pool[chosen]
+    return breathe(pool, pool[chosen], rng)
 
 
 def _from(turned: np.ndarray, squares: np.ndarray, x: np.ndarray, rows: np.ndarray | list[int]) -> np.ndarray:
