@@ -110,8 +110,8 @@ def constrained_beam_search(
     place = table[QUERY].take(chosen) * top_k + rank
     items = torch.full((queries, top_k), -1, device=view.device)
     scores = torch.full((queries, top_k), -torch.inf, device=view.device)
-    items.put_(place, found.take(chosen))
-    scores.put_(place, score.take(chosen))
+    items.view(-1).index_copy_(0, place, found.take(chosen))
+    scores.view(-1).index_copy_(0, place, score.take(chosen))
     return BeamResult(items, scores)
 
 

@@ -17,6 +17,7 @@ from benchmarks.hf_steps import HuggingFaceSteps, allowed_tokens, dict_trie, gen
 from common.errors import ConfigError, DataError
 from common.generative.beam import BeamResult, Rows, constrained_beam_search, exhaustive, score_items
 from common.generative.trie import PrefixTrie
+from common.training.repeatable import repeatable
 from tests.common.generative.test_trie import catalogues, random_sids
 
 STATES = 997
@@ -331,3 +332,10 @@ def test_transformers_pads_a_wide_beam_with_what_is_not_there_and_we_do_not() ->
         assert "empty list" in str(error)
     else:
         assert theirs.count(-1) or len(set(theirs)) < beam
+
+
+def test_it_runs_where_training_demands_repeatable_sums() -> None:
+    trie = PrefixTrie.from_sids(np.array([[0, 1], [1, 0], [1, 1]]), (2, 2))
+    with repeatable(torch.device("cpu")):
+        found = constrained_beam_search(lambda rows: torch.zeros(len(rows.query), 2), trie, queries=2, beam=4, top_k=4)
+    assert found.items.tolist() == [[0, 1, 2, -1]] * 2
