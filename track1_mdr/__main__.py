@@ -131,20 +131,26 @@ def run(
     shard: Annotated[
         str | None, typer.Option(help="i/n: only encode part i of n (from 0) into the cache, and stop")
     ] = None,
+    queries: Annotated[
+        Path | None, typer.Option(help="Training queries for routes of type cart: passage_id, text, doc_name")
+    ] = None,
     debug: DebugOption = False,
 ) -> None:
     """Run a configuration: data, routes, fusion, rerank, a validated submission, and its local score.
 
     Example: python -m track1_mdr run --config baseline --data data/sample --set tasks.mmdocir.rerank=null
     """
-    from track1_mdr.app import encode_shard, print_result, run_config
+    from track1_mdr.app import encode_shard, print_result, query_overrides, run_config
 
     with reported(debug):
         root, kept = data_root(data), cache_folder(cache)
+        changes = [*(overrides or [])]
+        if queries is not None:
+            changes += query_overrides(config, changes, queries)
         if shard is not None:
-            encode_shard(config, overrides or [], root, kept, parse_shard(shard), say)
+            encode_shard(config, changes, root, kept, parse_shard(shard), say)
             return
-        result = run_config(config, overrides or [], root, out, kept, ROOT, default_out, say)
+        result = run_config(config, changes, root, out, kept, ROOT, default_out, say)
         print_result(result, root, say)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,14 +12,16 @@ from common.device import choose_device
 from common.errors import ConfigError, DataError
 from common.experiment import Experiment, cores
 from common.faults import FaultLog
-from track1_mdr.config import CONFIG_FOLDER, RunConfig, TasksConfig, coverages
+from track1_mdr.config import CONFIG_FOLDER, CartRouteConfig, RunConfig, TasksConfig, coverages
 from track1_mdr.pipeline import RunResult, TaskRanking, check_faults, load_tasks, rank_task, run
 from track1_mdr.routes.base import Environment
 
 Say = Callable[[str], None]
 
 
-def make_environment(config: RunConfig, cache: Path, shard: tuple[int, int] = (0, 1)) -> Environment:
+def make_environment(
+    config: RunConfig, cache: Path, shard: tuple[int, int] = (0, 1), say: Say = lambda _: None
+) -> Environment:
     """Return the environment of one run; "auto" takes a GPU where torch sees one."""
     return Environment(
         cache=cache,
@@ -27,7 +30,34 @@ def make_environment(config: RunConfig, cache: Path, shard: tuple[int, int] = (0
         threads=cores(),
         faults=FaultLog(),
         shard=shard,
+        say=say,
     )
+
+
+def query_overrides(name: str, overrides: Sequence[str], queries: Path) -> list[str]:
+    """Return the overrides that give every cart route of a configuration the file of training queries.
+
+    Raises
+    ------
+    ConfigError
+        The configuration has no route of type cart.
+    """
+    tasks = load_config(RunConfig, name, CONFIG_FOLDER, overrides).tasks
+    sections = {"mmdocir": tasks.mmdocir, "m2kr": tasks.m2kr}
+    found = [
+        f"tasks.{task}.routes.{route}.queries={json.dumps(str(queries))}"
+        for task, section in sections.items()
+        if section is not None
+        for route, config in section.routes.items()
+        if isinstance(config, CartRouteConfig)
+    ]
+    if not found:
+        raise ConfigError(
+            "training queries are for routes of type cart, and the configuration has none",
+            where="--queries",
+            todo="use --config cart, or add a route {type: cart, ...} to the configuration",
+        )
+    return found
 
 
 def run_config(
@@ -44,7 +74,7 @@ def run_config(
     config = load_config(RunConfig, name, CONFIG_FOLDER, overrides)
     say(f"configuration {config.name}, data {root}, seed {config.seed}")
     target = out or default_out(config.name, root)
-    return run(config, root, target, make_environment(config, cache), home / "runs", home, say)
+    return run(config, root, target, make_environment(config, cache, say=say), home / "runs", home, say)
 
 
 def print_result(result: RunResult, root: Path, say: Say) -> None:
@@ -91,7 +121,7 @@ def encode_shard(
     from track1_mdr.routes import build_route
 
     config = load_config(RunConfig, name, CONFIG_FOLDER, overrides)
-    environment = make_environment(config, cache, shard)
+    environment = make_environment(config, cache, shard, say)
     for task, tables in load_tasks(config, root, environment, say).items():
         for route_name, route in getattr(config.tasks, task).routes.items():
             if route is None or not route.embeds:
@@ -125,7 +155,7 @@ def fit_fusion(
     if section is None:
         raise ConfigError(f"the configuration has no task {task!r}", where="--task", expected="mmdocir or m2kr")
     section = section.model_copy(update={"final": None})
-    environment = make_environment(config, cache)
+    environment = make_environment(config, cache, say=say)
     with Experiment(home / "runs", "track1-fit", config, config.seed, repository=home) as record:
         record.faults = environment.faults
         with record.stage("read data"):

@@ -8,11 +8,11 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from common.config import Config
+from track1_mdr.cart_config import CartRouteConfig
+from track1_mdr.route_config import BaseRouteConfig, Coverage, TextModelConfig
 
 CONFIG_FOLDER = Path(__file__).parent / "configs"
 Scalar = int | float | str | bool
-Coverage = Literal["dense", "sparse"]
-"""Dense: a route scores nearly every candidate. Sparse: a remark on a few of them, as on a named page."""
 
 
 class OcrConfig(Config):
@@ -44,17 +44,6 @@ class DataConfig(Config):
     ocr: OcrConfig = OcrConfig()
 
 
-class BaseRouteConfig(Config):
-    """What all routes' configurations have in common.
-
-    `embeds`: the route encodes passages into the embedding store, so that `--shard i/n` makes sense for it.
-    `coverage`: of a sparse route the learned fusion takes the raw score, since a z-score over a few means nothing.
-    """
-
-    embeds: ClassVar[bool] = False
-    coverage: ClassVar[Coverage] = "dense"
-
-
 class Bm25Config(BaseRouteConfig):
     """BM25 over pages or over chunks of pages, best chunk counts (bm25s)."""
 
@@ -78,17 +67,6 @@ class ReferenceConfig(BaseRouteConfig):
     coverage: ClassVar[Coverage] = "sparse"
     type: Literal["reference"]
     kind: Literal["page", "caption"] = "page"
-
-
-class TextModelConfig(Config):
-    """A text encoder by hub name or local folder."""
-
-    model: str
-    backend: Literal["auto", "torch", "onnx"] = "auto"
-    query_prompt: str = ""
-    passage_prompt: str = ""
-    max_tokens: int = Field(256, ge=8)
-    batch_size: int = Field(32, ge=1)
 
 
 class DenseTextConfig(TextModelConfig, BaseRouteConfig):
@@ -209,6 +187,7 @@ RouteConfig = Annotated[
     | ImageConfig
     | PageImageConfig
     | SubfigureConfig
+    | CartRouteConfig
     | MyRouteConfig,
     Field(discriminator="type"),
 ]

@@ -17,6 +17,7 @@ ROUTES: dict[str, tuple[str, str]] = {
     "image": ("track1_mdr.routes.image", "ImageRoute"),
     "page_image_late_interaction": ("track1_mdr.routes.page_image", "PageImageRoute"),
     "subfigure": ("track1_mdr.routes.subfigure", "SubfigureRoute"),
+    "cart": ("track1_mdr.routes.cart", "CartRoute"),
     "my_route": ("track1_mdr.my_route", "MyRoute"),
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -28,6 +29,8 @@ class Environment:
         Where a failed item is recorded.
     shard
         (i, n): encode only part i (from 0) of n of the passages, for `--shard i/n` jobs; (0, 1) is all.
+    say
+        Takes a line of the run's report: what a route must tell once it has seen the data.
     """
 
     cache: Path
@@ -36,6 +39,7 @@ class Environment:
     threads: int = 2
     faults: FaultLog = field(default_factory=FaultLog)
     shard: tuple[int, int] = (0, 1)
+    say: Callable[[str], None] = lambda _: None
 
 
 class Route(Protocol):
