@@ -80,8 +80,7 @@ def evaluate(
     with reported(debug):
         run = open_run(model, overrides or [], data, out.resolve(), say)
         report = evaluate_to(run, ROOT)
-        for line in report.lines():
-            say(line)
+        say(report.headline)
         cli.print_rich(report.render())
         say(f"wrote {run.out / 'metrics.json'}")
         say(f"next: python -m common.generative recommend --model {model} --data {data} --out {out}{_again(overrides)}")

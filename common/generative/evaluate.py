@@ -86,9 +86,11 @@ class Report:
             table.add_row(name, f"{figure.mean:.4f}", f"{figure.error:.4f}")
         return table
 
-    def lines(self) -> list[str]:
-        """Return plain lines `Recall@10 0.0648 +- 0.0016`."""
-        return [f"{name} {figure.mean:.4f} +- {figure.error:.4f}" for name, figure in self.figures.items()]
+    @property
+    def headline(self) -> str:
+        """The recall at the largest k, as `Recall@10 0.0648`."""
+        name = [one for one in self.figures if one.startswith("Recall@")][-1]
+        return f"{name} {self.figures[name].mean:.4f}"
 
 
 def evaluate(
