@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from common.atomic import append_line
+from common.cli import main as cli_main
 from common.config import apply_override
 from common.faults import FaultLog
 from common.hashing import digest
@@ -349,4 +350,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    cli_main(lambda: typer.run(main))
