@@ -155,8 +155,8 @@ class GenerativeRetriever(nn.Module):
 
 def load_generator(folder: Path, id_map: SemanticIdMap) -> GenerativeRetriever:
     """Return the model in `folder`, whichever of the known kinds it is; see `GenerativeRetriever.load`."""
-    importlib.import_module("common.generative.tiger")  # enters GENERATORS
-
+    for module in ("tiger", "cart"):  # they enter GENERATORS
+        importlib.import_module(f"common.generative.{module}")
     kind = read_header(folder).get("kind")
     if kind not in GENERATORS:
         known = ", ".join(sorted(GENERATORS))
