@@ -24,9 +24,9 @@ def next_ranks(sids: np.ndarray, sizes: tuple[int, ...], codes: np.ndarray) -> n
     old, new = RowIndex(sids[:, :-1], sizes[:-1]), RowIndex(codes, sizes[:-1])
     starts, _ = old.groups()
     used = np.maximum.reduceat(sids[old.order, -1], starts) + 1
-    first, count = old.find(codes)
-    group = np.searchsorted(starts, first)
-    rank = ranks(new)[0] + np.where(count > 0, used[np.minimum(group, len(used) - 1)], 0)
+    first, held = old.find(codes)
+    group = np.minimum(np.searchsorted(starts, first), len(used) - 1)
+    rank = ranks(new)[0] + np.where(held, used[group], 0)
     full = np.flatnonzero(rank >= sizes[-1])
     if len(full):
         raise DataError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 _WORD = 1 << 64
+_MANY = 20_000
 
 
 def words(sizes: tuple[int, ...]) -> list[slice]:
@@ -60,8 +61,7 @@ class RowIndex:
         self._learning = True
         key, _ = self._key(rows)
         self._learning = False
-        self.order = np.argsort(key, kind="stable")
-        self.keys = key[self.order]
+        self.order, self.keys = _sorted(key)
 
     def groups(self) -> tuple[np.ndarray, np.ndarray]:
         """Return (starts int64 [G], counts int64 [G]): the runs of `order` with the same codes."""
@@ -75,11 +75,16 @@ class RowIndex:
         return bool((self.keys[1:] == self.keys[:-1]).any())
 
     def find(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return (first, count) int64 [M]: where in `order` the given codes begin and how many rows hold them."""
+        """Return (first int64 [M], held bool [M]): where in `order` these codes begin, and whether a row has them."""
         key, known = self._key(rows)
-        first = np.searchsorted(self.keys, key, side="left")
-        count = np.searchsorted(self.keys, key, side="right") - first
-        return first, np.where(known, count, 0)
+        if len(key) > _MANY:  # neighbours among sorted keys are found in the same cache lines
+            order, ascending = _sorted(key)
+            first = np.empty(len(key), dtype=np.int64)
+            first[order] = np.searchsorted(self.keys, ascending)
+        else:
+            first = np.searchsorted(self.keys, key)
+        inside = np.minimum(first, len(self.keys) - 1)
+        return inside, known & (self.keys[inside] == key)
 
     def _key(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return (keys, which rows can be in the index at all); a code outside its codebook cannot."""
@@ -99,6 +104,17 @@ class RowIndex:
             known &= left_known & right_known
             key = left_rank * np.uint64(len(rights)) + right_rank
         return key, known
+
+
+def _sorted(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return (order int64 [N], keys uint64 [N]) by key, equal keys by row."""
+    bits = max(len(keys) - 1, 0).bit_length()
+    if not len(keys) or int(keys.max()).bit_length() + bits > 64:
+        order = np.argsort(keys, kind="stable")
+        return order, keys[order]
+    # Key and row in one integer: sorting values is several times as fast as sorting places by value.
+    both = np.sort((keys << np.uint64(bits)) | np.arange(len(keys), dtype=np.uint64))
+    return (both & np.uint64((1 << bits) - 1)).astype(np.int64), both >> np.uint64(bits)
 
 
 def ranks(index: RowIndex) -> tuple[np.ndarray, int]:

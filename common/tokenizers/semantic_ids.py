@@ -201,9 +201,8 @@ class SemanticIdMap:
                 expected=f"integers [..., {len(self.sizes)}]",
                 got=f"{sids.dtype} {list(sids.shape)}",
             )
-        first, count = self._index.find(sids.reshape(-1, len(self.sizes)))
-        order = self._index.order
-        items = np.where(count > 0, order[np.minimum(first, len(order) - 1)], -1)
+        first, held = self._index.find(sids.reshape(-1, len(self.sizes)))
+        items = np.where(held, self._index.order[first], -1)
         return items.reshape(sids.shape[:-1])
 
     def extend(

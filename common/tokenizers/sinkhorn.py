@@ -43,7 +43,11 @@ class Reassigned:
 def sinkhorn(
     distances: np.ndarray, allowed: np.ndarray, *, epsilon: float = EPSILON, iterations: int = ITERATIONS
 ) -> np.ndarray:
-    """Return log plans float64 [G, n, K] of G independent transport problems: items to codes, both evenly.
+    """Return log plans float64 [G, n, K] of G independent transport problems: each item once, no code too often.
+
+    A row sums to one; a column to at most max(1, items / codes), so that the plan is even over codes only where
+    there are as many items. LETTER asks for even codes always, which drives two items with 256 codes to choose from
+    away from their nearest ones. The inequality is projected on as in Chizat et al. (Math. Comp. 2018).
 
     Parameters
     ----------
@@ -58,13 +62,17 @@ def sinkhorn(
     """
     low = np.where(allowed, distances, np.inf).min(axis=(1, 2), keepdims=True)
     high = np.where(allowed, distances, -np.inf).max(axis=(1, 2), keepdims=True)
+    items = allowed.any(axis=2).sum(axis=1).reshape(-1, 1, 1)
+    room = np.log(np.maximum(1, items / np.maximum(1, allowed.any(axis=1).sum(axis=1).reshape(-1, 1, 1))))
     with np.errstate(invalid="ignore"):  # a problem without items: inf - inf
         scaled = (distances - (high + low) / 2) / ((high - low) / 2 + 1e-5)
-        plan = np.where(allowed, -scaled / epsilon, -np.inf)
+        kernel = np.where(allowed, -scaled / epsilon, -np.inf)
+    rows = -_log_sum(kernel, axis=2)
+    columns = np.zeros((kernel.shape[0], 1, kernel.shape[2]))
     for _ in range(iterations):
-        plan = plan - _log_sum(plan, axis=1)
-        plan = plan - _log_sum(plan, axis=2)
-    return plan
+        columns = np.minimum(0, room - _log_sum(kernel + rows, axis=1))
+        rows = -_log_sum(kernel + columns, axis=2)
+    return kernel + rows + columns
 
 
 def _log_sum(plan: np.ndarray, axis: int) -> np.ndarray:

@@ -45,8 +45,8 @@ def test_groups_ranks_and_report_against_a_counter(case) -> None:
     rank, largest = ranks(index)
     assert rank.tolist() == [rows[:i].count(row) for i, row in enumerate(rows)]
     assert largest == max(counts.values())
-    first, count = index.find(codes)
-    assert count.tolist() == [counts[row] for row in rows]
+    first, held = index.find(codes)
+    assert held.all()
     assert (codes[index.order[first]] == codes).all()
 
 
@@ -56,12 +56,25 @@ def test_ids_wider_than_64_bits_are_cut_into_words() -> None:
     codes = np.column_stack([rng.integers(size, size=500) for size in WIDE])
     index = RowIndex(codes, WIDE)
     assert not index.repeats()
-    first, count = index.find(codes)
-    assert (count == 1).all() and (index.order[first] == np.arange(500)).all()
+    first, held = index.find(codes)
+    assert held.all() and (index.order[first] == np.arange(500)).all()
     other = codes[rng.permutation(500)]
     mixed = np.column_stack([codes[:, :2], other[:, 2:]])  # both halves are known, the whole is not
     same = (mixed == codes).all(axis=1)
     assert (index.find(mixed)[1] == same).all() and not same.all()
+
+
+def test_many_rows_are_found_as_few_are() -> None:
+    rng = np.random.default_rng(0)
+    for sizes in ((300, 300), (1 << 31, 1 << 31)):  # the second leaves no bits for the row beside the key
+        codes, asked = (np.column_stack([rng.integers(min(size, 200), size=30_000) for size in sizes]) for _ in "ab")
+        index = RowIndex(codes, sizes)
+        first, held = index.find(asked)
+        parts = [index.find(asked[start : start + 5000]) for start in range(0, 30_000, 5000)]
+        assert (first == np.concatenate([part[0] for part in parts])).all()
+        assert (held == np.concatenate([part[1] for part in parts])).all() and 0.3 < held.mean() < 0.8
+        assert (codes[index.order[first[held]]] == asked[held]).all()
+        assert (np.diff(index.order)[index.keys[1:] == index.keys[:-1]] > 0).all()
 
 
 def test_pack_keeps_the_order_and_comes_back() -> None:

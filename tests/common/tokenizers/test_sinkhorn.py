@@ -18,7 +18,8 @@ SIZES = (8, 8, 8)
 
 @pytest.fixture(scope="module")
 def coded() -> tuple[RQKMeans, np.ndarray, np.ndarray]:
-    x, _ = additive_vectors(100, 12, 3, 8, 0.2, 1)
+    x, _ = additive_vectors(60, 12, 3, 8, 0.2, 1)
+    x = np.concatenate([x, x + 0.02 * np.random.default_rng(0).normal(size=x.shape).astype(np.float32)])  # twins
     quantizer = RQKMeans(SIZES).fit(x, seed=0)
     return quantizer, x, quantizer.encode(x)
 
@@ -27,7 +28,7 @@ def table(values: np.ndarray):
     return lambda rows: values[rows]
 
 
-def test_plans_have_even_marginals_and_skip_what_is_not_allowed() -> None:
+def test_with_as_many_items_plans_have_even_marginals_and_skip_what_is_not_allowed() -> None:
     rng = np.random.default_rng(0)
     distances, allowed = rng.random((2, 6, 6)), np.ones((2, 6, 6), dtype=bool)
     plan = np.exp(sinkhorn(distances, allowed, epsilon=0.5, iterations=200))
@@ -39,6 +40,15 @@ def test_plans_have_even_marginals_and_skip_what_is_not_allowed() -> None:
     assert (plan[1, :, 2] == 0).all() and (plan[1, 5] == 0).all()
     np.testing.assert_allclose(plan[1, :5].sum(axis=1), 1, atol=1e-12)
     np.testing.assert_allclose(np.delete(plan[1].sum(axis=0), 2), 1, atol=1e-9)
+
+
+def test_a_few_items_stay_at_their_nearest_codes_unless_they_share_them() -> None:
+    distances = np.random.default_rng(1).random((1, 3, 40))
+    distances[0, 1:] = distances[0, 1] + [[0], [0.1]]  # items 1 and 2 want the same
+    plan = np.exp(sinkhorn(distances, np.ones(distances.shape, dtype=bool), epsilon=0.01, iterations=500))[0]
+    assert plan[0].argmax() == distances[0, 0].argmin() and plan[0].max() > 0.9
+    assert (plan.sum(axis=0) < 1 + 1e-6).all() and np.count_nonzero(plan.sum(axis=0) > 0.1) <= 5
+    np.testing.assert_allclose(plan.sum(axis=1), 1, atol=1e-9)
 
 
 def test_small_epsilon_finds_the_best_assignment() -> None:
