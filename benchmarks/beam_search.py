@@ -5,8 +5,9 @@
 Four tables. `build`: seconds and memory of the trie in compressed rows and of nested dicts, each in a process of its
 own. `mask`: milliseconds of everything but the model (masks, softmax, top-k of all levels). `generate`: one tiny T5
 driven by our beam search and by `transformers`' `generate` with a dict trie behind `prefix_allowed_tokens_fn`; both
-return the same items. `recall`: the share of the true ten best items that a beam finds, for scores that depend on
-the position alone, the hardest case.
+return the same items. `recall`: the share of the true ten best items that a beam finds, for random scores that
+depend on the position alone: where most prefixes of two codes name few items (256^4), and where every level counts
+(22^3, 47^3: nearly all IDs are taken).
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -33,6 +34,7 @@ from common.generative.trie import PrefixTrie
 
 SIZES = (256,) * 4
 Part = Literal["build", "mask", "generate", "recall"]
+T = TypeVar("T")
 
 
 def random_sids(n: int, sizes: tuple[int, ...] = SIZES, seed: int = 0) -> np.ndarray:
@@ -56,10 +58,15 @@ def build_one(kind: str, path: Path, sizes: tuple[int, ...]) -> tuple[float, flo
     return seconds, float(built.nbytes) if isinstance(built, PrefixTrie) else float(peak), float(peak)
 
 
-def alone(kind: str, path: Path, sizes: tuple[int, ...]) -> tuple[float, float, float]:
-    """Measure in a new process, so that the peak memory is this build's own."""
+def draw_to(path: Path, n: int, sizes: tuple[int, ...]) -> None:
+    """Write `n` random IDs to a file."""
+    np.save(path, random_sids(n, sizes))
+
+
+def alone(run: Callable[..., T], *args: object) -> T:
+    """Run in a new process. It begins with its parent's peak of memory, so the parent draws no IDs itself."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(build_one, kind, path, sizes).result()
+        return pool.submit(run, *args).result()
 
 
 def build_table(repeats: int) -> None:
@@ -69,10 +76,10 @@ def build_table(repeats: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         for n, codes in ((100_000, 256), (1_000_000, 256), (10_000_000, 256), (10_000_000, 512)):
             sizes, path = (codes,) * 4, Path(folder) / f"{n}-{codes}.npy"
-            np.save(path, random_sids(n, sizes))
+            alone(draw_to, path, n, sizes)
             for kind in ("rows", "dict")[: 1 if n > 1_000_000 else 2]:
                 times = 1 if kind == "dict" and n > 100_000 else repeats
-                found = [alone(kind, path, sizes) for _ in range(times)]
+                found = [alone(build_one, kind, path, sizes) for _ in range(times)]
                 seconds, kept, peak = (min(values) for values in zip(*found, strict=True))
                 typer.echo(
                     f"{n:>11,}{f'{codes}^4':>8}{kind:>8}{seconds:>10.3f}{kept / 1e6:>10.1f}{peak / 1e6:>10.1f}"
@@ -96,10 +103,11 @@ def mask_table(repeats: int) -> None:
     """Print the milliseconds of a search without its model, at 8 queries."""
     queries, times = 8, 50 * repeats
     typer.echo(f"\nmasks, softmax and top-k of all 4 levels, 8 queries, without the model (least, median of {times})")
-    typer.echo(f"{'items':>11}{'beam':>6}{'least ms':>10}{'median ms':>11}")
+    typer.echo(f"{'items':>11}{'beam':>6}{'threads':>9}{'least ms':>10}{'median ms':>11}")
     for n in (100_000, 1_000_000):
         trie = PrefixTrie.from_sids(random_sids(n), SIZES)
-        for beam in (10, 50):
+        for beam, threads in ((10, 1), (10, 2), (50, 1), (50, 2)):
+            torch.set_num_threads(threads)
             generator = torch.Generator().manual_seed(0)
             logits = [torch.randn(queries * beam, size, generator=generator) for size in SIZES]
             spent = [0.0]
@@ -118,7 +126,7 @@ def mask_table(repeats: int) -> None:
                 return constrained_beam_search(step, trie, queries=queries, beam=beam, top_k=10)
 
             least, median = timed(search, times, taken)
-            typer.echo(f"{n:>11,}{beam:>6}{1e3 * least:>10.2f}{1e3 * median:>11.2f}")
+            typer.echo(f"{n:>11,}{beam:>6}{threads:>9}{1e3 * least:>10.2f}{1e3 * median:>11.2f}")
 
 
 def generate_table(repeats: int) -> None:
@@ -168,13 +176,14 @@ def generate_table(repeats: int) -> None:
 def recall_table(queries: int) -> None:
     """Print the share of the ten best items by brute force that a beam finds."""
     beams = (10, 20, 50, 100, 200)
-    typer.echo(f"\nrecall of the true ten best, random scores by position, {queries} queries (4 levels of 256)")
-    typer.echo(f"{'items':>9}{'spread':>8}" + "".join(f"{f'beam {beam}':>10}" for beam in beams))
-    for n in (10_000, 100_000):
-        trie = PrefixTrie.from_sids(random_sids(n), SIZES)
+    typer.echo(f"\nrecall of the true ten best, random scores by position, {queries} queries")
+    typer.echo(f"{'items':>9}{'codes':>8}{'spread':>8}" + "".join(f"{f'beam {beam}':>10}" for beam in beams))
+    for n, codes, levels in ((10_000, 256, 4), (100_000, 256, 4), (10_000, 22, 3), (100_000, 47, 3)):
+        sizes = (codes,) * levels
+        trie = PrefixTrie.from_sids(random_sids(n, sizes), sizes)
         for spread in (1.0, 3.0):
             generator = torch.Generator().manual_seed(2)
-            logits = [spread * torch.randn(queries, size, generator=generator) for size in SIZES]
+            logits = [spread * torch.randn(queries, size, generator=generator) for size in sizes]
             hits = dict.fromkeys(beams, 0)
             for query in range(queries):
 
@@ -185,7 +194,10 @@ def recall_table(queries: int) -> None:
                 for beam in beams:
                     found = constrained_beam_search(step, trie, queries=1, beam=beam, top_k=10).items[0]
                     hits[beam] += len(best & set(found.tolist()))
-            typer.echo(f"{n:>9,}{spread:>8.0f}" + "".join(f"{hits[beam] / queries / 10:>10.3f}" for beam in beams))
+            typer.echo(
+                f"{n:>9,}{f'{codes}^{levels}':>8}{spread:>8.0f}"
+                + "".join(f"{hits[beam] / queries / 10:>10.3f}" for beam in beams)
+            )
 
 
 def main(
@@ -194,7 +206,6 @@ def main(
     queries: Annotated[int, typer.Option(min=1, help="Queries of the recall table")] = 50,
 ) -> None:
     """Print the tables."""
-    torch.set_num_threads(cores())
     typer.echo(f"{cpu_name()}, {cores()} cores")
     tables: dict[str, Callable[[], None]] = {
         "build": lambda: build_table(repeats),
@@ -203,6 +214,7 @@ def main(
         "recall": lambda: recall_table(queries),
     }
     for name, table in tables.items():
+        torch.set_num_threads(cores())
         if part in (None, name):
             table()
 
