@@ -6,7 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-ROUNDS = 12
+from common.tokenizers.parallel import over_rows
+
+ROUNDS = 8
 _TILE = 1 << 18
 
 
@@ -39,8 +41,8 @@ def breathe(x: np.ndarray, centroids: np.ndarray, rng: np.random.Generator, roun
     squares = np.einsum("nd,nd->n", x, x)
     best = _settle(x, squares, centroids - mean, 3)
     for _ in range(rounds):
-        grown = _settle(x, squares, np.concatenate([best.centroids, _new(x, best, extra, rng)]), 2)
-        shrunk = _settle(x, squares, grown.centroids[_kept(grown, size)], 3)
+        grown = _settle(x, squares, np.concatenate([best.centroids, _new(x, best, extra, rng)]), 1)
+        shrunk = _settle(x, squares, grown.centroids[_kept(grown, size)], 2)
         if shrunk.error < best.error * (1 - 1e-4):
             best = shrunk
         elif extra == 1:
@@ -65,18 +67,23 @@ def _settle(x: np.ndarray, squares: np.ndarray, centroids: np.ndarray, steps: in
 
 
 def _measure(x: np.ndarray, squares: np.ndarray, centroids: np.ndarray) -> _State:
-    """Compare all rows with all centroids, roughly: what follows chooses among starts only."""
+    """Compare all rows with all centroids, as roughly as float32 has it: what follows chooses among starts only."""
     codes, first, second = np.empty(len(x), np.int64), np.empty(len(x), np.float32), np.empty(len(x), np.float32)
     turned, norms = (-2 * centroids).T, np.einsum("nd,nd->n", centroids, centroids)
     tile = max(_TILE // len(centroids), 64)
-    for start in range(0, len(x), tile):
-        part = slice(start, start + tile)
-        scores = x[part] @ turned
-        scores += norms
-        rows, codes[part] = np.arange(len(scores)), scores.argmin(axis=1)
-        first[part] = scores[rows, codes[part]]
-        scores[rows, codes[part]] = np.inf
-        second[part] = scores.min(axis=1)
+
+    def work(block: slice) -> None:
+        room = np.empty((min(tile, block.stop - block.start), len(centroids)), np.float32)
+        for start in range(block.start, block.stop, tile):
+            part = slice(start, min(start + tile, block.stop))
+            scores = np.matmul(x[part], turned, out=room[: part.stop - part.start])
+            scores += norms
+            rows, codes[part] = np.arange(len(scores)), scores.argmin(axis=1)
+            first[part] = scores[rows, codes[part]]
+            scores[rows, codes[part]] = np.inf
+            second[part] = scores.min(axis=1)
+
+    over_rows(work, len(x), 4 * tile, tile)
     return _State(centroids, codes, np.maximum(first + squares, 0), np.maximum(second + squares, 0))
 
 

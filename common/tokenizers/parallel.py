@@ -20,18 +20,22 @@ def single_blas() -> Iterator[None]:
     Its own threads wait for each other in every small product: where another program has a core, they take ten
     times as long. Threads over large blocks of rows wait once.
     """
+    threads()  # counted before the first limit
     with _controller().limit(limits=1, user_api="blas"):
         yield
 
 
-def over_rows(work: Callable[[slice], None], rows: int, least: int) -> None:
-    """Call `work` on slices that make up `rows`, on as many threads as help (`least` rows each, or more)."""
+def over_rows(work: Callable[[slice], None], rows: int, least: int, step: int = 1) -> None:
+    """Call `work` on slices that make up `rows`, on as many threads as help (`least` rows each, or more).
+
+    Slices start at multiples of `step`: work in tiles of that size has the same tiles whatever the threads.
+    """
     blocks = max(1, min(threads(), rows // max(least, 1)))
     with single_blas():
         if blocks == 1:
             work(slice(0, rows))
             return
-        edges = [rows * block // blocks for block in range(blocks + 1)]
+        edges = [rows * block // blocks // step * step for block in range(blocks)] + [rows]
         with ThreadPoolExecutor(blocks) as pool:
             list(pool.map(work, [slice(a, b) for a, b in pairwise(edges)]))
 

@@ -49,7 +49,7 @@ class RQKMeans(Quantizer):
     def __init__(
         self,
         codebook_sizes: tuple[int, ...] = (256, 256, 256),
-        iterations: int = 25,
+        iterations: int = 15,
         sample_per_code: int = 256,
         normalize: bool = False,
         beam_size: int = 1,

@@ -7,10 +7,11 @@ from hypothesis import strategies as st
 from sklearn.cluster import KMeans
 
 from common.errors import DataError
+from common.experiment import cores
 from common.planted import tree_vectors
 from common.tokenizers.beam import beam_encode
 from common.tokenizers.kmeans import ClusterSums, count_different, kmeans, nearest, revive, squared_distances
-from common.tokenizers.parallel import over_rows, single_blas
+from common.tokenizers.parallel import over_rows, single_blas, threads
 
 
 def exact(x: np.ndarray, centroids: np.ndarray) -> np.ndarray:
@@ -130,6 +131,15 @@ def test_kmeans_is_deterministic_and_seeds_differ() -> None:
         assert kmeans(x, 20, seed=1).centroids.tobytes() == one.centroids.tobytes()
 
 
+def test_kmeans_is_the_same_on_any_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = tree_vectors(9000, 24, (8, 8, 8), noise=0.3, seed=0)[0]
+    found = []
+    for number in (1, 2, 3):
+        monkeypatch.setattr("common.tokenizers.parallel.threads", lambda count=number: count)
+        found.append(kmeans(x, 100, seed=0, iterations=3).centroids.tobytes())
+    assert found[0] == found[1] == found[2]
+
+
 @pytest.mark.parametrize(("different", "copies"), [(30, 1), (30, 50), (31, 3), (60, 20)])
 def test_no_cluster_is_empty_however_many_rows_are_alike(different: int, copies: int) -> None:
     rng = np.random.default_rng(different)
@@ -180,6 +190,15 @@ def test_different_rows_are_counted() -> None:
     assert count_different(np.zeros((4, 3), np.float32)) == 1
 
 
+def test_the_number_of_threads_is_counted_outside_of_the_limit() -> None:
+    threads.cache_clear()
+    with single_blas():
+        inside = threads()
+    threads.cache_clear()
+    assert inside == threads()
+    assert 1 <= inside <= cores()
+
+
 def test_blocks_of_rows_cover_each_row_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("common.tokenizers.parallel.threads", lambda: 3)
     seen, blocks = np.zeros(1001, dtype=int), []
@@ -190,7 +209,8 @@ def test_blocks_of_rows_cover_each_row_once(monkeypatch: pytest.MonkeyPatch) -> 
 
     over_rows(work, 1001, 10)
     over_rows(work, 1001, 10**6)
-    assert (seen == 2).all()
-    assert sorted(blocks) == [333, 334, 334, 1001]
+    over_rows(work, 1001, 10, 64)
+    assert (seen == 3).all()
+    assert sorted(blocks) == [320, 320, 333, 334, 334, 361, 1001]
     with pytest.raises(ZeroDivisionError):
         over_rows(lambda _: 1 // 0, 1001, 10)  # pyright: ignore[reportArgumentType]
