@@ -20,6 +20,8 @@ def test_the_fixed_model_is_the_organisers() -> None:
         "tags": True,
         "embedding": "auto",
         "project": True,
+        "semantic_ids": "none",
+        "sid": {"buckets": 0, "by": "level", "combine": "mean", "levels": 0, "version": ""},
         "item_levels": False,
         "target_levels": True,
         "similarity": False,
