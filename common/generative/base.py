@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -21,6 +19,7 @@ from common.generative.beam import BeamResult, StepFn, constrained_beam_search, 
 from common.generative.trie import PrefixTrie
 from common.generative.vocabulary import Vocabulary
 from common.hashing import file_digest
+from common.training.fit import evaluating
 from common.training.tensors import distinct
 
 if TYPE_CHECKING:
@@ -175,17 +174,6 @@ def read_header(folder: Path) -> dict[str, Any]:
     if found != FORMAT or not {"kind", "ids", "sizes", "settings", "sha256"} <= header.keys():
         raise DataError("not a model of this program", where=path, expected=FORMAT, got=found, todo=_again())
     return header
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Switch dropout off; switch it back on if it was."""
-    training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(training)
 
 
 def _again() -> str:

@@ -16,13 +16,14 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from common.generative.base import GenerativeRetriever, evaluating
+from common.generative.base import GenerativeRetriever
 from common.generative.beam import Rows, StepFn
 from common.generative.layers import Encoder, TransformerConfig
 from common.generative.sequences import Histories
 from common.generative.tiger import recent
 from common.generative.tiger_batches import TigerBatch, TigerBatches
 from common.tokenizers.semantic_ids import SemanticIdMap
+from common.training.fit import evaluating
 
 
 class SasRecConfig(TransformerConfig):

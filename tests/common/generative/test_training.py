@@ -16,8 +16,9 @@ from common.config import make_config
 from common.errors import ConfigError, DataError, UserError
 from common.generative.base import GenerativeRetriever
 from common.generative.tiger import Tiger, TigerBatch, TigerBatches, TigerConfig
-from common.generative.training import FitConfig, FitResult, fit_generator, make_optimizer
+from common.generative.training import FitConfig, FitResult, fit_generator
 from common.tokenizers.semantic_ids import SemanticIdMap
+from common.training.fit import make_optimizer
 from common.training.schedule import ScheduleConfig
 
 IDS = SemanticIdMap.random(12, (3, 3, 3), seed=0)

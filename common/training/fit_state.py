@@ -1,4 +1,4 @@
-"""The state of a generator's training: one file, replaced in one step, tied to what it belongs to."""
+"""The state of a training: one file, replaced in one step, tied to what it belongs to."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from common.errors import DataError
 from common.training.state import Weights, check_key, load_optimizer, part, prefixed, todo
 from common.training.tensors import read_tensors, write_tensors
 
-FORMAT = "mirc-generator-training-1"
+FORMAT = "mirc-training-2"
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def save_state(
     path: Path, key: dict[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer, state: State
 ) -> None:
     """Write everything that a run needs to go on; a full disk leaves the file before it as it was."""
-    tensors = prefixed("model", model.state_dict())
+    tensors = prefixed("model", learnt_state(model))
     for number, values in optimizer.state_dict()["state"].items():
         tensors |= prefixed(f"optimizer/{number}", values)
     if state.best is not None:
@@ -91,7 +91,7 @@ def load_state(path: Path, key: dict[str, Any], model: nn.Module, optimizer: tor
     tensors, header = read_tensors(path, FORMAT, todo(path))
     check_key(path, header["key"], key)
     try:
-        model.load_state_dict(part(tensors, "model"))
+        restore(model, part(tensors, "model"))
         load_optimizer(optimizer, part(tensors, "optimizer"))
         progress = Progress(**header["progress"])
         progress.curve = [Point(**values) for values in header["progress"]["curve"]]
@@ -99,3 +99,22 @@ def load_state(path: Path, key: dict[str, Any], model: nn.Module, optimizer: tor
         got = str(error).splitlines()[0]
         raise DataError("the checkpoint does not fit the model", where=path, got=got, todo=todo(path)) from None
     return State(progress, part(tensors, "best") or None)
+
+
+def learnt_state(model: nn.Module) -> Weights:
+    """Return the model's state without the weights that are frozen: those are not the training's to keep."""
+    frozen = {name for name, value in model.named_parameters(remove_duplicate=False) if not value.requires_grad}
+    return {name: value for name, value in model.state_dict().items() if name not in frozen}
+
+
+def copy_weights(model: nn.Module) -> Weights:
+    """Return a copy of what the model has learnt, which further training does not change."""
+    return {name: value.detach().clone() for name, value in learnt_state(model).items()}
+
+
+def restore(model: nn.Module, weights: Weights) -> None:
+    """Put back what `learnt_state` or `copy_weights` returned; raise `RuntimeError` where the names differ."""
+    wanted = learnt_state(model).keys()
+    if wanted != weights.keys():
+        raise RuntimeError(f"other weights than the model learns: {', '.join(sorted(wanted ^ weights.keys()))}")
+    model.load_state_dict(weights, strict=False)

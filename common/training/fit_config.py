@@ -1,4 +1,4 @@
-"""How a generator is trained and what came of it; what the training loop asks of batches."""
+"""How a model is trained and what came of it; what the training loop asks of batches."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import Field
 
 from common.config import Config
-from common.generative.fit_state import Point
+from common.training.fit_state import Point
 from common.training.schedule import ScheduleConfig
 
 
@@ -39,7 +39,7 @@ class Batches(Protocol):
 
 
 class FitConfig(Config):
-    """How a generator is trained."""
+    """How a model is trained."""
 
     epochs: int = Field(default=20, ge=1)
     max_seconds: float | None = Field(

@@ -1,0 +1,1 @@
+"""Five ways to turn language and vision models into features: KAR, EASE, ROMA, UniEmbedding, UIST."""
