@@ -15,7 +15,7 @@ from common.training.fit import FitConfig, fit_model
 from common.training.fit_state import copy_weights, learnt_state, restore
 from common.training.schedule import ScheduleConfig
 
-FIT = FitConfig(epochs=4, learning_rate=0.05, weight_decay=0.1, schedule=ScheduleConfig(type="constant"))
+FIT = FitConfig(epochs=4, learning_rate=0.05, weight_decay=0.01, schedule=ScheduleConfig(type="constant"))
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Numbers:
 
 
 class Adapted(nn.Module):
-    """A frozen map, and a learnt one over it that shares one of its weights' memory with nothing."""
+    """A learnt map over a frozen one."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -71,10 +71,10 @@ def bytes_of(model: nn.Module) -> dict[str, bytes]:
 
 def test_frozen_weights_are_neither_trained_nor_decayed_nor_kept() -> None:
     model, before = made(), bytes_of(made())
-    result = fit_model(model, Numbers(), FIT, key={}, seed=1)
+    result = fit_model(model, Numbers(), FIT.model_copy(update={"epochs": 30}), key={}, seed=1)
     after = bytes_of(model)
     assert {name for name in after if after[name] != before[name]} == {"head.weight", "head.bias", "steps"}
-    assert result.curve[-1].loss < 0.2 * result.curve[0].loss
+    assert result.curve[-1].loss < 0.1 * result.curve[0].loss
     assert set(learnt_state(model)) == {"head.weight", "head.bias", "steps"}
 
 
