@@ -93,7 +93,7 @@ def tokenize_items(
     x = vectors[1:]
     started = perf_counter()
     quantizer = make_quantizer(config, len(x)).fit(x, seed=config.seed)
-    codes = quantizer.encode(x)
+    codes = quantizer.item_codes(x)
     ids = SemanticIdMap.from_codes(
         codes,
         quantizer.codebook_sizes,

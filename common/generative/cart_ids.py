@@ -61,7 +61,7 @@ class CartIds:
         if not sizes:
             raise ConfigError("an ID needs a coarse code or residual codes", where="ids", got="coarse 0 and fine []")
         quantizer = RQKMeans(codebook_sizes=sizes, iterations=config.iterations).fit(vectors, seed=seed)
-        codes = quantizer.encode(vectors)
+        codes = quantizer.item_codes(vectors)
         if config.unique:
             id_map = SemanticIdMap.from_codes(codes, sizes, dedup="append", version=quantizer.version)
             return cls(quantizer, id_map, np.arange(len(codes)))

@@ -80,7 +80,7 @@ def _ours(config: ItemIdsConfig, data: Sequences, split: Split, seed: int, say: 
     vectors, source = item_vectors(config, data, split, seed)
     sizes = fitting_sizes(config.codebook_sizes, len(vectors))
     quantizer = RQKMeans(codebook_sizes=sizes, iterations=config.iterations).fit(vectors, seed=seed)
-    ids = SemanticIdMap.from_codes(quantizer.encode(vectors), sizes, version=quantizer.version)
+    ids = SemanticIdMap.from_codes(quantizer.item_codes(vectors), sizes, version=quantizer.version)
     unknown = int((~vectors.any(axis=1)).sum())
     say(
         f"IDs: RQ-KMeans {' x '.join(map(str, sizes))} on {source}, {_distinct(ids)}"

@@ -87,7 +87,7 @@ def encode_to(
 
     quantizer = load_quantizer(model)
     ids, x = read_vectors(data, column)
-    codes = quantizer.encode(x)
+    codes = quantizer.item_codes(x)
     print_rich(collision_report(codes, quantizer.codebook_sizes).render())
     id_map = SemanticIdMap.from_codes(
         codes,

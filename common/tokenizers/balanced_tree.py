@@ -106,6 +106,11 @@ class BalancedKMeansTree(Quantizer):
             )
         return self._assigned.copy()
 
+    def item_codes(self, x: np.ndarray) -> np.ndarray:
+        """Return `assigned_codes` of the rows of the fit; of any other vectors, `encode`."""
+        self._fitted()
+        return self._assigned.copy() if data_digest(x) == self.data_digest else self.encode(x)
+
     def settings(self) -> dict[str, Any]:
         """Return the constructor's arguments as JSON values."""
         return {"codebook_sizes": list(self.codebook_sizes), "iterations": self.iterations}

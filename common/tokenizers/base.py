@@ -85,6 +85,10 @@ class Quantizer(ABC):
             codes[rows] = self._encode(chunk)
         return codes
 
+    def item_codes(self, x: np.ndarray) -> np.ndarray:
+        """Return the codes int32 [N, L] to make the items' IDs of: `encode`, unless a kind has better for its own rows."""
+        return self.encode(x)
+
     def decode(self, codes: np.ndarray) -> np.ndarray:
         """Return float32 [N, D], the vectors that codes [N, L] stand for."""
         return self.embed(codes, self.levels)

@@ -49,6 +49,20 @@ def test_fit_encode_report(data: Path, tmp_path: Path) -> None:
     assert (out / "report.png").read_bytes()[:4] == b"\x89PNG"
 
 
+def test_rows_of_a_balanced_tree_get_the_paths_that_are_theirs_alone(data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "tree"
+    assert call(
+        "fit", "--data", data, "--out", out, "--set", "kind=balanced_tree", *SMALL[:1], "codebook_sizes=[25,25]"
+    )
+    done = call("encode", "--model", out, "--data", data, "--out", tmp_path / "ids.parquet", "--dedup", "raise")
+    assert done.exit_code == 0, done.output
+    ids, x = read_sids(tmp_path / "ids.parquet"), np.load(data)
+    tree = load_quantizer(out)
+    assert len(np.unique(ids.sids, axis=0)) == 600
+    assert len(np.unique(tree.encode(x), axis=0)) < 600  # the nearest centres alone would collide
+    np.testing.assert_array_equal(tree.item_codes(x[::-1].copy()), tree.encode(x[::-1].copy()))
+
+
 def test_the_same_seed_gives_the_same_files(data: Path, tmp_path: Path) -> None:
     for name in ("a", "b"):
         assert call("fit", "--data", data, "--out", tmp_path / name, "--seed", 3, *SMALL).exit_code == 0
