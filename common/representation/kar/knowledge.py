@@ -138,11 +138,11 @@ def _parsed(line: bytes) -> tuple[str, Answer] | None:
         row: dict[str, Any] = json.loads(line)
         key = row.pop("key")
         del row["kind"], row["id"]
+        whole = all(isinstance(value, str) for value in (key, row["text"], row["error"]))
         answer = Answer(**row)
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
-    whole = isinstance(key, str) and isinstance(answer.text, str) and isinstance(answer.error, str)
-    return (key, answer) if whole and bool(answer.text or answer.error) else None
+    return (key, answer) if whole and (answer.text or answer.error) else None
 
 
 def gather(
