@@ -44,6 +44,8 @@ class Batch:
         int64 [B, 2]: likes_level and views_level of the target.
     users, rows
         int64 [B]: user ids; rows in the split.
+    past
+        int64 [B]: lengths of the rows' histories in the split, of which the newest `max_len` items are read.
     label
         float32 [B], or None.
     blocks
@@ -57,6 +59,7 @@ class Batch:
     levels: Tensor
     users: Tensor
     rows: Tensor
+    past: Tensor
     label: Tensor | None
     blocks: tuple[Block, ...]
 
@@ -104,9 +107,10 @@ class Batch:
 def make_batch(split: Split, rows: np.ndarray, max_len: int) -> Batch:
     """Gather `rows` of a split into one batch, keeping the newest `max_len` items of each history."""
     starts, ends = np.asarray(split.offsets[rows]), np.asarray(split.offsets[rows + 1])
-    lengths = np.minimum(ends - starts, max_len)
+    past = ends - starts
+    lengths = np.minimum(past, max_len)
     order = np.argsort(lengths, kind="stable")
-    rows, ends, lengths = rows[order], ends[order], lengths[order]
+    rows, ends, past, lengths = rows[order], ends[order], past[order], lengths[order]
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     places = np.arange(offsets[-1]) + np.repeat(ends - lengths - offsets[:-1], lengths)
     target = np.asarray(split.target[rows])
@@ -120,6 +124,7 @@ def make_batch(split: Split, rows: np.ndarray, max_len: int) -> Batch:
         levels=torch.from_numpy(np.asarray(split.levels[rows], dtype=np.int64)),
         users=torch.from_numpy(np.asarray(split.users[rows], dtype=np.int64)),
         rows=torch.from_numpy(rows.astype(np.int64)),
+        past=torch.from_numpy(past.astype(np.int64)),
         label=label,
         blocks=_blocks(lengths, offsets),
     )

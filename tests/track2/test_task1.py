@@ -6,6 +6,7 @@ import pytest
 
 from common.config import flatten, load_config
 from common.errors import ConfigError
+from common.representation.kar.adaptor import AdaptorConfig
 from track2_mmctr.config import CONFIG_FOLDER, DinConfig, RunConfig
 from track2_mmctr.task1 import ALLOWED, task1_config
 
@@ -22,6 +23,16 @@ def test_the_fixed_model_is_the_organisers() -> None:
         "project": True,
         "semantic_ids": "none",
         "sid": {"buckets": 0, "by": "level", "combine": "mean", "levels": 0, "version": ""},
+        "user_semantic_ids": "none",
+        "user_sid": {"allow_missing": 0, "levels": 0, "version": ""},
+        "hmi": False,
+        "knowledge": {
+            "items": "none",
+            "users": "none",
+            "adaptor": AdaptorConfig().model_dump(),
+            "encoder": "",
+            "allow_missing": 0,
+        },
         "item_levels": False,
         "target_levels": True,
         "similarity": False,

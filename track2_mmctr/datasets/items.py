@@ -9,6 +9,7 @@ import numpy as np
 
 from common.errors import ConfigError, DataError
 from common.hashing import digest
+from track2_mmctr.datasets.knowledge import Knowledge, UserCodes
 from track2_mmctr.datasets.schema import Kind, Place, Table, is_list, shown
 from track2_mmctr.datasets.semantic_ids import SemanticIds
 from track2_mmctr.datasets.tables import LEVELS, ItemTable, Split
@@ -263,14 +264,23 @@ def levels_from(train: Split | None, items: int, notes: list[str], name: str) ->
 
 
 def item_table(
-    info: ItemInfo, features: ItemFeatures, embedding: np.ndarray | None, semantic_ids: SemanticIds | None = None
+    info: ItemInfo,
+    features: ItemFeatures,
+    embedding: np.ndarray | None,
+    semantic_ids: SemanticIds | None = None,
+    knowledge: Knowledge | None = None,
+    user_codes: UserCodes | None = None,
 ) -> ItemTable:
     """Put the table together; its digest is that of the arrays a ranker reads."""
     likes, views = (np.ascontiguousarray(features.levels[:, column]) for column in (0, 1))
     arrays = [info.tags, likes, views, *([] if embedding is None else [embedding])]
-    parts = [part for array in arrays for part in (str(array.shape), array.tobytes())]
+    parts: list[str | bytes] = [part for array in arrays for part in (str(array.shape), array.tobytes())]
     if semantic_ids is not None:
         parts += ["semantic ids", semantic_ids.version, str(semantic_ids.sizes), semantic_ids.codes.tobytes()]
+    if knowledge is not None:
+        parts += ["knowledge", *knowledge.parts()]
+    if user_codes is not None:
+        parts += ["user codes", *user_codes.parts()]
     return ItemTable(
         tags=info.tags,
         likes=likes,
@@ -280,4 +290,6 @@ def item_table(
         tag_vocabulary=int(info.tags.max(initial=0)) + 1,
         digest=digest("items", *parts),
         semantic_ids=semantic_ids,
+        knowledge=knowledge,
+        user_codes=user_codes,
     )

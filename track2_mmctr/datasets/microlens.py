@@ -26,6 +26,7 @@ from common.errors import DataError
 from common.hashing import digest, file_digest
 from track2_mmctr.config import DataConfig, FeatureConfig
 from track2_mmctr.datasets.items import check_unique, embedding_of, item_table, levels_from, read_features, read_info
+from track2_mmctr.datasets.knowledge import knowledge_of, user_codes_of
 from track2_mmctr.datasets.leaks import check_leaks
 from track2_mmctr.datasets.packing import FORMAT, check_ids, check_labels, pack
 from track2_mmctr.datasets.schema import Place, Table, flat, plain
@@ -106,7 +107,9 @@ def load_data(
         source = found.get("train") or (pack(train, "train", len(info), cache).split if train.is_file() else None)
         levels = levels_from(source, len(info), notes, "item_feature.parquet")
     codes = semantic_ids_of(features, len(info))
-    items = item_table(info, levels, embedding_of(features.embedding, info), codes)
+    knowledge = knowledge_of(features, len(info), found, notes)
+    user_codes = user_codes_of(features, found, notes)
+    items = item_table(info, levels, embedding_of(features.embedding, info), codes, knowledge, user_codes)
     _check_others(folder, len(info), cache, notes)
     notes += check_leaks(list(found.values()), config.leaks, cache)
     return CtrData(folder, found, items, notes)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from common.errors import ConfigError, DataError
 from track2_mmctr.config import FeatureConfig
+
+if TYPE_CHECKING:
+    from common.tokenizers.files import SidFile
 
 MAKE = "make the file again from this data: python -m track2_mmctr tokenize --help"
 
@@ -60,9 +64,7 @@ def semantic_ids_of(config: FeatureConfig, items: int) -> SemanticIds | None:
             got=config.semantic_ids,
             todo="write one: python -m track2_mmctr tokenize --help",
         )
-    from common.tokenizers.files import read_sids
-
-    file = read_sids(path)
+    file = _read(path)
     if config.sid.version not in ("", file.version):
         raise DataError(
             "the semantic IDs are of another version",
@@ -80,6 +82,34 @@ def semantic_ids_of(config: FeatureConfig, items: int) -> SemanticIds | None:
     codes[file.item_ids] = file.sids[:, :levels]
     codes[0] = 0
     return SemanticIds(codes, file.sizes[:levels], file.version)
+
+
+def _read(path: Path) -> SidFile:
+    """Read a file of `tokenize`, or the item table of UIST."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from common.representation.table import read_features
+    from common.tokenizers.files import SidFile, read_sids
+    from track2_mmctr.datasets.knowledge import CODES, checked_codes
+
+    try:
+        schema = pq.read_schema(path)
+    except (OSError, pa.ArrowException):
+        return read_sids(path)  # which says what is wrong
+    if b"mirc" not in (schema.metadata or {}):
+        return read_sids(path)
+    table = read_features(path)
+    if table.id_name != "item_id" or CODES not in table.columns:
+        raise DataError(
+            "the table has no codes of items",
+            where=f"{path} (features.semantic_ids)",
+            expected=f"item_id and {CODES}",
+            got=", ".join([table.id_name, *table.columns]),
+            todo=MAKE,
+        )
+    codes, sizes, version = checked_codes(table, path)
+    return SidFile(table.ids, codes.astype(np.int32), sizes, version, len(sizes))
 
 
 def _check_items(path: Path, ids: np.ndarray, items: int) -> None:

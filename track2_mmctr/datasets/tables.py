@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 import numpy as np
 
 from track2_mmctr.datasets.semantic_ids import SemanticIds
+
+if TYPE_CHECKING:
+    from track2_mmctr.datasets.knowledge import Knowledge, UserCodes
 
 SplitName = Literal["train", "valid", "test"]
 SPLITS: tuple[SplitName, ...] = ("train", "valid", "test")
@@ -36,6 +39,10 @@ class ItemTable:
         SHA-256 of what the table was read from: a model is tied to it.
     semantic_ids
         The codes that `features.semantic_ids` asks for, or None.
+    knowledge
+        Knowledge vectors of items and users that `features.knowledge` asks for, or None.
+    user_codes
+        The users' codes that `features.user_semantic_ids` asks for, or None.
     """
 
     tags: np.ndarray
@@ -46,6 +53,8 @@ class ItemTable:
     tag_vocabulary: int
     digest: str
     semantic_ids: SemanticIds | None = None
+    knowledge: Knowledge | None = None
+    user_codes: UserCodes | None = None
 
     def __len__(self) -> int:
         return len(self.tags)

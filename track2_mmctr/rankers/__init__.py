@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from importlib import import_module
 
+from common.errors import ConfigError
 from track2_mmctr.config import BaseRankerConfig, FeatureConfig
 from track2_mmctr.datasets.tables import ItemTable
 from track2_mmctr.rankers.base import FittedRanker, Ranker
@@ -32,9 +33,34 @@ def ranker_class(config: BaseRankerConfig) -> type:
 
 def build_ranker(config: BaseRankerConfig, features: FeatureConfig, items: ItemTable) -> Ranker:
     """Return a neural ranker, freshly initialised from torch's random state."""
-    return ranker_class(config)(config, features, items)
+    ranker = ranker_class(config)(config, features, items)
+    if not features.hmi:
+        return ranker
+    from track2_mmctr.rankers.hierarchical import HierarchicalRanker
+
+    return HierarchicalRanker(ranker)
 
 
 def build_fitted(config: BaseRankerConfig, features: FeatureConfig) -> FittedRanker:
-    """Return a ranker that is not trained by gradient, not yet fitted."""
+    """Return a ranker that is not trained by gradient, not yet fitted.
+
+    Raises
+    ------
+    ConfigError
+        A feature that is learnt by gradient is asked for.
+    """
+    asked = {
+        "features.knowledge": features.knowledge.used,
+        "features.user_semantic_ids": features.user_semantic_ids != "none",
+        "features.hmi": features.hmi,
+    }
+    for setting, used in asked.items():
+        if used:
+            name: str = config.type  # pyright: ignore[reportAttributeAccessIssue]
+            raise ConfigError(
+                f"{name} is not trained by gradient, and this feature is learnt by it",
+                where=setting,
+                got="a table" if setting != "features.hmi" else True,
+                todo="take a neural ranker, for instance --config din, or leave the feature out",
+            )
     return ranker_class(config)(config, features)

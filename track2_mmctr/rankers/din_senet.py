@@ -3,7 +3,8 @@
 Known from the report: the parts, and that they read the target and the history by both attentions; their sizes
 and the order of fields are not published. Our specification: the fields are the parts of an item vector (id,
 tags, embedding, levels) of the target, of the DIN interest and of the attention's interest, and the target's two
-levels. SENet (Huang et al., FiBiNET, RecSys 2019, section 3.2) squeezes each field to its mean and re-weights the
+levels (ours too: knowledge and user tokens, where there are any). SENet (Huang et al., FiBiNET, RecSys 2019,
+section 3.2) squeezes each field to its mean and re-weights the
 fields by a bottleneck. Its last activation is 2·sigmoid in place of ReLU: embeddings start near zero, and a ReLU
 of weights near zero would silence every field from the first step on.
 """
@@ -57,8 +58,7 @@ class DinSenet(Ranker):
         dim = self.encoder.dim
         self.pooling = DinPooling(dim, config.attention_units, config.attention_dropout)
         self.attention = TargetAttention(dim, config.attention_dim, config.heads, config.attention_dropout)
-        side = [features.dim] * (2 if features.target_levels else 0)
-        widths = side + 3 * item_fields(self.encoder)
+        widths = self.encoder.side_fields + 3 * item_fields(self.encoder)
         self.senet = Senet(widths, config.reduction)
         inputs = sum(widths) + self.encoder.dense_dim
         self.head = Mlp(inputs, config.hidden_units, out=1, dropout=config.net_dropout, batch_norm=config.batch_norm)

@@ -12,6 +12,7 @@ from track2_mmctr.batches import Batch
 from track2_mmctr.config import FeatureConfig
 from track2_mmctr.datasets.tables import LEVELS, ItemTable
 from track2_mmctr.rankers.embedding import Embedding
+from track2_mmctr.rankers.knowledge import KnowledgeFeature, UserCodeEmbedding
 from track2_mmctr.rankers.semantic_ids import SemanticIdEmbedding
 
 
@@ -21,10 +22,13 @@ class ItemEncoder(nn.Module):
     Which parts there are is told by `FeatureConfig`; `dim` is their sum. The item table is kept in buffers that
     are not part of a checkpoint: it is data, and a checkpoint names the data it belongs to.
 
+    What is known of a row beside the items is `side`: the target's levels [2d] ‖ knowledge of the user and of the
+    target [32 each] ‖ the user's tokens [d]; `side_fields` are the widths of its parts and `side_dim` is their sum.
+
     Raises
     ------
     ConfigError
-        All parts are switched off, or `embedding` or `semantic_ids` is asked for and the data has none.
+        All parts are switched off, or one is asked for that the data does not have.
     """
 
     item_tags: Tensor
@@ -62,7 +66,19 @@ class ItemEncoder(nn.Module):
             self.semantic = SemanticIdEmbedding(config.sid, items.semantic_ids, d)
         semantic = 0 if self.semantic is None else self.semantic.dim
         self.dim = (config.ids + config.tags) * d + width + 2 * d * config.item_levels + semantic
-        self.side_dim = 2 * d if config.target_levels else 0
+        self.knowledge = self.user_codes = None
+        if config.knowledge.used:
+            if items.knowledge is None:
+                raise ConfigError("the item table has no knowledge", where="features.knowledge")
+            self.knowledge = KnowledgeFeature(config.knowledge, items.knowledge)
+        if config.user_semantic_ids != "none":
+            if items.user_codes is None:
+                raise ConfigError("the data has no user codes", where="features.user_semantic_ids")
+            self.user_codes = UserCodeEmbedding(config.user_sid, items.user_codes, d)
+        self.side_fields = [d] * (2 * config.target_levels)
+        self.side_fields += [] if self.knowledge is None else self.knowledge.fields
+        self.side_fields += [] if self.user_codes is None else [d]
+        self.side_dim = sum(self.side_fields)
         self.dense_dim = 3 if config.similarity and width else 0
         if not self.dim:
             raise ConfigError("every item feature is switched off", where="features", todo="switch one on")
@@ -93,11 +109,16 @@ class ItemEncoder(nn.Module):
         return functional.embedding_bag(self.item_tags[items], self.tags.weight, mode="mean", padding_idx=0)
 
     def side(self, batch: Batch) -> Tensor:
-        """Return the levels of the targets, [B, 2d] ([B, 0] when `target_levels` is off)."""
-        if not self.config.target_levels:
-            return torch.zeros(len(batch), 0, device=batch.items.device)
-        assert self.likes is not None and self.views is not None  # noqa: S101
-        return torch.cat([self.likes(batch.levels[:, 0]), self.views(batch.levels[:, 1])], dim=1)
+        """Return what is known of rows beside their items, [B, side_dim] ([B, 0] when all of it is off)."""
+        parts = [torch.zeros(len(batch), 0, device=batch.items.device)]
+        if self.config.target_levels:
+            assert self.likes is not None and self.views is not None  # noqa: S101
+            parts += [self.likes(batch.levels[:, 0]), self.views(batch.levels[:, 1])]
+        if self.knowledge is not None:
+            parts.append(self.knowledge(batch))
+        if self.user_codes is not None:
+            parts.append(self.user_codes(batch))
+        return torch.cat(parts, dim=1)
 
     def similarity(self, batch: Batch) -> Tensor:
         """Return cosines of the target's frozen vector with the history: with its mean, the largest, the last.

@@ -13,7 +13,7 @@ from track2_mmctr.rankers.embedding import Embedding
 
 
 class SemanticIdEmbedding(nn.Module):
-    """Learnt vectors of an item's codes, their mean [d] or one after the other [L · d].
+    """Learnt vectors of an item's codes: their mean or sum [d], or one after the other [L · d].
 
     By level, code c of level l has a vector of its own: items share it whatever their other codes are. By prefix
     (c_1 .. c_l) has one: what is learnt of a code depends on its parents, as in a tree (Singh et al., "Better
@@ -25,6 +25,8 @@ class SemanticIdEmbedding(nn.Module):
         Widths of the parts of the result.
     dim
         Their sum.
+    upto
+        Read the first so many levels only; None = all.
     """
 
     rows: Tensor
@@ -35,12 +37,15 @@ class SemanticIdEmbedding(nn.Module):
         self.register_buffer("rows", torch.from_numpy(numbers), persistent=False)
         self.table = Embedding(count, dim)
         self.combine = config.combine
+        self.upto: int | None = None
         self.fields = [dim] * (numbers.shape[1] if config.combine == "concat" else 1)
         self.dim = sum(self.fields)
 
     def forward(self, items: Tensor) -> Tensor:
         """Return the vectors of item ids [U] as float32 [U, dim]; the padding item's are zeros."""
-        learnt = self.table(self.rows[items])
+        learnt = self.table(self.rows[items, : self.upto])
+        if self.combine == "sum":
+            return learnt.sum(1)
         return learnt.mean(1) if self.combine == "mean" else learnt.flatten(1)
 
 

@@ -95,7 +95,8 @@ def load_model(folder: Path, items: ItemTable, expected: RunConfig | None = None
             where=folder,
             expected=f"{about['items']:,} items, digest {about['items_digest'][:16]}",
             got=f"{len(items):,} items, digest {items.digest[:16]}",
-            todo="use the data, features.embedding and features.semantic_ids of the training, or train again",
+            todo="use the data and the files of features.embedding, features.semantic_ids, user_semantic_ids and "
+            "knowledge that it was trained with, or train again",
         )
     weights = _read_weights(folder / WEIGHTS, about["weights_sha256"])
     with torch.random.fork_rng(devices=[]):  # loading leaves the caller's random state alone
