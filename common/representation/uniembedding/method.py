@@ -17,7 +17,7 @@ from common.representation.uniembedding.adapter import DomainAdapter, UserView
 from common.representation.uniembedding.batches import PairBatch, PairBatches, Pooled
 from common.representation.uniembedding.config import UniEmbeddingConfig
 from common.representation.uniembedding.losses import cosines, info_nce, view_cosines
-from common.training.fit import fit_model
+from common.training.fit import FitResult, fit_model
 
 CHUNK = 8192
 """Items embedded at once."""
@@ -40,6 +40,8 @@ class UniEmbedding(Representation):
     kind: ClassVar[str] = "uniembedding"
     config_type = UniEmbeddingConfig
     config: UniEmbeddingConfig
+    result: FitResult | None = None
+    """What the last `fit` came to: learning curve, seconds."""
 
     def build(self, state: dict[str, Any]) -> None:
         """Make the networks: `state` has `dims` (width by modality) and `domains` (their names)."""
@@ -85,15 +87,23 @@ class UniEmbedding(Representation):
         train, held = self._split(behaviour, seed)
         batches = self._batches(pooled, train, seed)
         _tell(items, behaviour, batches, say)
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]):  # the caller's random state is left alone
             torch.manual_seed(seed)
             self.build(self.state)
-        self._standardise(pooled)
-        self.to(device)
-        check = None if held is None else self._evaluation(pooled, held, seed)
-        key = {"kind": self.kind, "config": self.config.model_dump(mode="json", exclude={"fit"}), "state": self.state}
-        options: dict[str, Any] = {"evaluate": check, "seed": seed, "device": device, "folder": folder, "say": say}
-        self.result = fit_model(self, batches, self.config.fit, key=key, **options)
+            self._standardise(pooled)
+            self.to(device)
+            check = None if held is None else self._evaluation(pooled, held, seed)
+            self.result = fit_model(
+                self,
+                batches,
+                self.config.fit,
+                key=self._key(),
+                evaluate=check,
+                seed=seed,
+                device=device,
+                folder=folder,
+                say=lambda line: _say(say, line),
+            )
         return self
 
     def loss(self, batch: PairBatch) -> dict[str, Tensor]:
@@ -181,6 +191,10 @@ class UniEmbedding(Representation):
         about = {"method": self.kind, "encoders": self.state["encoders"], "seed": self.state["seed"]}
         columns = {"scale": scale.cpu().numpy(), "shift": shift.cpu().numpy()}
         return FeatureTable(behaviour.users, columns, about | {"bytes_per_user": 8 * self.config.dim}, "user_id")
+
+    def _key(self) -> dict[str, Any]:
+        config = self.config.model_dump(mode="json", exclude={"fit"})
+        return {"kind": self.kind, "config": config, "state": self.state}
 
     def _intra(self, e: Tensor, anchors: Tensor, partners: Tensor, batch: PairBatch) -> Tensor:
         if self.user_view is None:
@@ -301,6 +315,10 @@ def _check_domains(items: Items) -> None:
             got=f"{counts[small]}",
             todo="join it with another domain, or leave it out",
         )
+
+
+def _say(say: Say, line: str) -> None:
+    say(line)
 
 
 def _tell(items: Items, behaviour: Behaviour, batches: PairBatches, say: Say) -> None:
