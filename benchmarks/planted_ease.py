@@ -35,8 +35,8 @@ PLANT = PlantedConfig(
     items=700, attributes=4, values=8, image=(0, 1), text=(2, 3), behaviour=(0, 1), image_tokens=6, dim=8,
     synonyms=1, users=150, rows=30000, skew=0.2,
 )  # fmt: skip
-TRAIN = 560
-"""Items that EASE and the rankers learn from; the others are cold."""
+SMALL = replace(PLANT, items=200, values=4, users=40, rows=4000)
+"""For tests of seconds."""
 QUIET: dict[str, Any] = {"say": lambda _: None}
 
 
@@ -49,14 +49,19 @@ class World:
     language_model: FrozenLanguageModel
 
     @property
+    def known(self) -> int:
+        """Number of items that EASE and the rankers learn from, four of five; the others are cold."""
+        return len(self.items) * 4 // 5
+
+    @property
     def train(self) -> np.ndarray:
         """Rows to learn from."""
-        return np.arange(TRAIN)
+        return np.arange(self.known)
 
     @property
     def cold(self) -> np.ndarray:
         """Rows that nothing has learnt from."""
-        return np.arange(TRAIN, len(self.items))
+        return np.arange(self.known, len(self.items))
 
 
 def describe(words: Sequence[str]) -> str:
@@ -64,14 +69,14 @@ def describe(words: Sequence[str]) -> str:
     return " ".join(f"{name} {word}" for name, word in zip(NAMES, words, strict=True))
 
 
-def make_world(seed: int, folder: Path, steps: int = 300) -> World:
+def make_world(seed: int, folder: Path, config: PlantedConfig = PLANT, steps: int = 450) -> World:
     """Return the planted world; same seed, same bytes."""
-    planted = plant(PLANT, seed)
+    planted = plant(config, seed)
     rng = np.random.default_rng([seed, 90])
     words = planted.words[np.arange(4), planted.attributes, 0]
-    book = rng.normal(size=(4, PLANT.values, PLANT.dim))
+    book = rng.normal(size=(4, config.values, config.dim))
     told = book[[2, 3], planted.attributes[:, [2, 3]]]
-    text = (told + PLANT.noise * rng.normal(size=told.shape)).astype(np.float32)
+    text = (told + config.noise * rng.normal(size=told.shape)).astype(np.float32)
     modalities = {
         "image": Tokens(planted.tokens, np.ones(planted.tokens.shape[:2], bool), "planted image encoder"),
         "text": Tokens(text, np.ones(text.shape[:2], bool), "planted text encoder"),
@@ -135,9 +140,13 @@ def _tokenizer(words: list[str], folder: Path) -> Any:
 
 def settings(**changes: Any) -> EaseConfig:
     """Return EASE's settings for the planted data."""
-    base: dict[str, Any] = {"qformer": {"queries": 8, "width": 32, "layers": 2, "heads": 4}, "adapter": "none"}
-    fit = {"epochs": 40, "learning_rate": 4e-3, "schedule": {"type": "cosine", "warmup_steps": 20}}
-    return EaseConfig.model_validate({**base, "fit": {**fit, "figure": "score", "patience": 10}, **changes})
+    base: dict[str, Any] = {
+        "qformer": {"queries": 8, "width": 32, "layers": 2, "heads": 4},
+        "adapter": "none",
+        "batch_size": 16,
+    }
+    fit = {"epochs": 16, "learning_rate": 4e-3, "schedule": {"type": "cosine", "warmup_steps": 20}}
+    return EaseConfig.model_validate({**base, "fit": {**fit, "figure": "score", "patience": 16}, **changes})
 
 
 def shuffled(items: Items, name: str, seed: int) -> Items:
@@ -178,12 +187,12 @@ def click_auc(world: World, features: np.ndarray, seed: int, *, adapter: bool = 
     """Return the AUC on clicks of cold items, of the click model over features [N, D] trained on the others."""
     x = torch.from_numpy((features - features.mean(0)) / (features.std(0) + 1e-6)).float()
     log = world.planted.clicks
-    old = log.items < TRAIN
+    old = log.items < world.known
     clicks = ClickRows(log.users[old], log.items[old], log.label[old])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         linear = SemanticAdapter(x.shape[1]) if adapter else None
-    model = make_stage(x, PLANT.users, linear, seed)
+    model = make_stage(x, world.planted.config.users, linear, seed)
     fit_adapter(model, clicks, settings().semantic, key={}, seed=seed, **QUIET)
     with torch.no_grad():
         odds = model(torch.from_numpy(log.users[~old]), torch.from_numpy(log.items[~old]))
@@ -193,14 +202,14 @@ def click_auc(world: World, features: np.ndarray, seed: int, *, adapter: bool = 
 def oracle_auc(world: World) -> float:
     """Return the AUC of the true log-odds on the same clicks."""
     log = world.planted.clicks
-    cold = log.items >= TRAIN
+    cold = log.items >= world.known
     return auc(log.label[cold], log.log_odds[cold])
 
 
 def teacher_vectors(world: World, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Return vectors [N, 24] of a planted text encoder for the descriptions, and for queries that ask for an item."""
     rng = np.random.default_rng([seed, 93])
-    book = rng.normal(size=(4, PLANT.values, 24))
+    book = rng.normal(size=(4, world.planted.config.values, 24))
     clean = book[np.arange(4), world.planted.attributes].sum(1)
     return tuple((clean + 0.3 * rng.normal(size=clean.shape)).astype(np.float32) for _ in range(2))  # pyright: ignore[reportReturnType]
 
