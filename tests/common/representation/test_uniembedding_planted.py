@@ -18,7 +18,8 @@ from benchmarks.planted_uniembedding import (
 )
 
 NEAR = 0.05
-"""A placebo is at chance where it is no further from it; the standard deviation of chance itself is about 0.005."""
+"""A placebo is at chance where it is no further from it. Its standard deviation over seeds is 0.006 (cross) and 0.027
+(cold items, of which a taste has two)."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -62,7 +63,7 @@ def test_the_world_is_what_it_says(world: World) -> None:
 
 def test_it_finds_what_the_other_domain_tells(world: World, full: dict[str, float], chance: dict[str, float]) -> None:
     oracle, raw = oracle_figures(world), vector_figures(world, raw_vectors(world))
-    assert chance["cross"] == pytest.approx(10 / 280 * 10 / 8, rel=0.3)
+    assert chance["cross"] == pytest.approx((10 / 280 + 14 / 280) / 2, rel=0.15)  # 7 or 14 wanted
     assert full["cross"] >= max(3 * chance["cross"], 0.9 * oracle["cross"])
     assert full["cross cold"] >= max(3 * chance["cross cold"], 0.9 * oracle["cross cold"])
     assert raw["cross"] <= chance["cross"] + NEAR
