@@ -43,6 +43,34 @@ Facts = Mapping[str, str]
 """Attributes of an item by name; `title` is its name. Empty ones count as absent."""
 
 
+def _check(name: str, template: str, allowed: set[str], needed: set[str]) -> None:
+    expected = ", ".join(f"{{{place}}}" for place in sorted(allowed))
+    try:
+        parts = list(Formatter().parse(template))
+    except ValueError as error:
+        raise ConfigError(
+            "a template cannot be read", where=f"templates.{name}", got=str(error), todo="write {{ for a brace"
+        ) from None
+    found = {place for _, place, _, _ in parts if place is not None}
+    odd = [place for _, place, form, conversion in parts if place is not None and (form or conversion)]
+    unknown = sorted(found - allowed) + odd
+    if unknown:
+        raise ConfigError(
+            "a template has an unknown placeholder",
+            where=f"templates.{name}",
+            expected=expected,
+            got=f"{{{unknown[0]}}}",
+            todo="write {{ and }} for braces that are no placeholder",
+        )
+    if not found & needed:
+        raise ConfigError(
+            "a template says the same of everything",
+            where=f"templates.{name}",
+            expected=f"one of {', '.join(f'{{{place}}}' for place in sorted(needed))}",
+            got=template,
+        )
+
+
 class Templates(Config):
     """The texts of the prompts, with {placeholders}; `PLACES` says which ones each may have.
 
@@ -212,7 +240,7 @@ class Writer:
         return self.config.templates.entry.format(**values, note=f", {note}" if note else "")
 
     def _known(self, template: str, told: str) -> str:
-        return getattr(self.config.templates, template).format(attributes=told) if told else ""
+        return getattr(self.config.templates, template).format(attributes=told.removesuffix(".")) if told else ""
 
     def _fill(self, template: str, **values: str) -> str:
         wording = {"thing": self.config.thing, "factors": ", ".join(self.config.factors)}
@@ -240,31 +268,3 @@ def write_prompts(path: Path, prompts: Sequence[Prompt]) -> None:
 
 def _plain(text: str) -> str:
     return " ".join(text.split())
-
-
-def _check(name: str, template: str, allowed: set[str], needed: set[str]) -> None:
-    expected = ", ".join(f"{{{place}}}" for place in sorted(allowed))
-    try:
-        parts = list(Formatter().parse(template))
-    except ValueError as error:
-        raise ConfigError(
-            "a template cannot be read", where=f"templates.{name}", got=str(error), todo="write {{ for a brace"
-        ) from None
-    found = {place for _, place, _, _ in parts if place is not None}
-    odd = [place for _, place, form, conversion in parts if place is not None and (form or conversion)]
-    unknown = sorted(found - allowed) + odd
-    if unknown:
-        raise ConfigError(
-            "a template has an unknown placeholder",
-            where=f"templates.{name}",
-            expected=expected,
-            got=f"{{{unknown[0]}}}",
-            todo="write {{ and }} for braces that are no placeholder",
-        )
-    if not found & needed:
-        raise ConfigError(
-            "a template says the same of everything",
-            where=f"templates.{name}",
-            expected=f"one of {', '.join(f'{{{place}}}' for place in sorted(needed))}",
-            got=template,
-        )
