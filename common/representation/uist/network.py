@@ -15,7 +15,7 @@ from common.representation.uist.sources import Source, TokenBatch
 from common.training.fit import evaluating
 
 ROWS = 256
-"""Rows encoded at once, the last batch filled up: results do not depend on how many come together."""
+"""Rows encoded at once, the last batch filled up: the others in it change a row by its rounding at most."""
 
 
 @dataclass(frozen=True)

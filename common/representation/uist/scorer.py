@@ -68,31 +68,35 @@ class Features:
 class ScorerConfig(Config):
     """Settings of the click model."""
 
-    dim: int = Field(default=32, gt=0)
-    hidden: int = Field(default=64, gt=0)
+    dim: int = Field(default=16, gt=0)
+    hidden: int = Field(default=32, gt=0)
     pairs: Pairs = Field(default="all", description="finest: the ablation without hierarchical mixture inference")
     batch_size: int = Field(default=512, gt=0)
     fit: FitConfig = FitConfig(
-        epochs=15,
+        epochs=8,
         learning_rate=3e-3,
         weight_decay=0.01,
         schedule=ScheduleConfig(type="cosine", warmup_steps=20),
         figure="auc",
-        patience=4,
+        patience=3,
     )
 
 
 class CtrScorer(nn.Module):
     """s_ij = MLP([u^(i), v^(j), u^(i) * v^(j)]), y = mixture of all s_ij; our own reference f_CTR [I].
 
-    With `pairs: finest` only s_LL is computed and y is that score.
+    The MLP has one hidden layer. Its matrix is cut in three, so that what only a user or only an item gives is
+    computed once a level and not once a pair. With `pairs: finest` only s_LL is computed and y is that score.
     """
 
     def __init__(self, users: Features, items: Features, config: ScorerConfig) -> None:
         super().__init__()
         self.config = config
         self.users, self.items = users.side(config.dim), items.side(config.dim)
-        self.score = nn.Sequential(nn.Linear(3 * config.dim, config.hidden), nn.ReLU(), nn.Linear(config.hidden, 1))
+        self.of_user, self.of_item, self.of_both = (
+            nn.Linear(config.dim, config.hidden, bias=bias) for bias in (True, False, False)
+        )
+        self.score = nn.Linear(config.hidden, 1)
         self.mixture: HierarchicalMixture | None = None
         if config.pairs == "all":
             self.mixture = HierarchicalMixture(self.users.levels, self.items.levels)
@@ -102,8 +106,9 @@ class CtrScorer(nn.Module):
         u, v = self.users(users), self.items(items)
         if self.mixture is None:
             u, v = u[:, -1:], v[:, -1:]
-        u, v = u[:, :, None].expand(-1, -1, v.shape[1], -1), v[:, None].expand(-1, u.shape[1], -1, -1)
-        scores = self.score(torch.cat([u, v, u * v], -1)).squeeze(-1)
+        both = self.of_both(u[:, :, None] * v[:, None])
+        hidden = torch.relu(self.of_user(u)[:, :, None] + self.of_item(v)[:, None] + both)
+        scores = self.score(hidden).squeeze(-1)
         return scores[:, 0, 0] if self.mixture is None else self.mixture(scores)
 
     def loss(self, batch: ClickBatch) -> dict[str, Tensor]:

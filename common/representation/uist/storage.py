@@ -60,6 +60,9 @@ def read_codes(path: Path) -> tuple[np.ndarray, tuple[int, ...]]:
         packed = tensors["codes"].numpy()
         whole = np.zeros((len(packed), 8), np.uint8)
         whole[:, : code_bytes(sizes)] = packed
-        return check_codes(unpack(whole.view("<u8")[:, 0], sizes), sizes), sizes
+        numbers = whole.view("<u8")[:, 0]
+        if len(numbers) and int(numbers.max()) >= prod(sizes):
+            raise ValueError(f"a number beyond the {prod(sizes)} combinations of codes")
+        return unpack(numbers, sizes), sizes
     except (KeyError, TypeError, ValueError) as error:
         raise DataError("the codes are damaged", where=path, got=str(error), todo="write the codes again") from None
