@@ -116,7 +116,15 @@ def movielens(
 
 @app.command()
 def embed(
-    method: Annotated[str, typer.Option("--method", "-m", help="joint_pca, pca_concat, whitening, ...")] = "pca_concat",
+    method: Annotated[
+        str,
+        typer.Option(
+            "--method",
+            "-m",
+            help="joint_pca, pca_concat, whitening, weighted_sum, contrastive, text, image; kar, ease, roma, "
+            "uniembedding, uist",
+        ),
+    ] = "pca_concat",
     data: DataOption = None,
     out: Annotated[Path | None, typer.Option("--out", help="[default: data/embeddings/<method>.parquet]")] = None,
     overrides: SetOption = None,
@@ -126,6 +134,10 @@ def embed(
 ) -> None:
     """Encode titles and covers and fuse them into 128-d item embeddings, in the layout of item_info.parquet.
 
+    ease, roma and uniembedding learn such an embedding; kar writes knowledge vectors of items and users, uist semantic
+    tokens of both, and each prints how a ranker reads them. Their own settings: --set method.NAME=VALUE. An endpoint
+    that kar asks gets the key in MIRC_API_KEY.
+
     Example: python -m track2_mmctr embed --method pca_concat --data data/sample --out data/embeddings/mine.parquet
     """
     from track2_mmctr.app import embed_to
@@ -133,7 +145,8 @@ def embed(
     with reported(debug):
         root = data_root(data)
         target = out or ROOT / "data" / "embeddings" / f"{method}{_sample(root)}.parquet"
-        embed_to(method, overrides or [], root, target, cache_folder(cache), device, say)
+        key = os.environ.get("MIRC_API_KEY")
+        embed_to(method, overrides or [], root, target, cache_folder(cache), device, say, key)
 
 
 @app.command()

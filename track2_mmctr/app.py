@@ -77,19 +77,64 @@ def print_result(result: RunResult, root: Path, say: Say) -> None:
     say(f"next:        python -m track2_mmctr score {result.folder} --data {root}")
 
 
-def embed_to(method: str, overrides: Sequence[str], root: Path, out: Path, cache: Path, device: str, say: Say) -> None:
-    """Embed the items of a data root with one method, and say how to use the file."""
+def embed_to(
+    method: str,
+    overrides: Sequence[str],
+    root: Path,
+    out: Path,
+    cache: Path,
+    device: str,
+    say: Say,
+    api_key: str | None = None,
+) -> None:
+    """Embed the items of a data root with one method, and say how to use the file; `api_key`: of KAR's endpoint."""
     from common.faults import FaultLog
     from track2_mmctr.datasets.microlens import find_folder
     from track2_mmctr.embeddings.config import EmbedConfig
     from track2_mmctr.embeddings.embed import embed_items
+    from track2_mmctr.embeddings.registry import REPRESENTATIONS, check_method
 
+    check_method(method)
+    if method in REPRESENTATIONS:
+        represent_to(method, overrides, root, out, cache, device, say, api_key)
+        return
     config = make_config(EmbedConfig, {"method": method}, overrides, "embed")
     made = embed_items(find_folder(root), config, out, cache, choose_device(device), cores(), FaultLog(), say)
     times = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in made.seconds.items())
     say(f"wrote {made.path}: {made.items:,} items ({times})")
     say(f"next: python -m track2_mmctr task1 --embedding {made.path} --data {root}")
     say(f"or:   python -m track2_mmctr run --set features.embedding={made.path} --data {root}")
+
+
+def represent_to(
+    name: str,
+    overrides: Sequence[str],
+    root: Path,
+    out: Path,
+    cache: Path,
+    device: str,
+    say: Say,
+    api_key: str | None,
+) -> None:
+    """Fit a representation method on a data root, write its tables, and say how to use them."""
+    from common.faults import FaultLog
+    from track2_mmctr.datasets.microlens import find_folder
+    from track2_mmctr.embeddings.next_steps import next_steps
+    from track2_mmctr.embeddings.represent import represent_items
+    from track2_mmctr.embeddings.represent_config import RepresentConfig
+
+    config = make_config(RepresentConfig, {}, overrides, f"embed --method {name}")
+    folder, faults = find_folder(root), FaultLog()
+    made = represent_items(folder, name, config, out, cache, choose_device(device), cores(), faults, say, api_key)
+    if len(faults):
+        say(f"{len(faults)} items failed, as allow_faults permits:\n{faults.summary()}")
+    times = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in made.seconds.items())
+    say(f"wrote {made.path}: {made.items:,} items, {made.bytes_per_item} bytes an item ({times})")
+    if made.users is not None:
+        say(f"wrote {made.users}: users")
+    say(f"wrote {made.method}: the fitted method, for new items")
+    for line in next_steps(name, made, folder, root):
+        say(line)
 
 
 def tokenize_to(

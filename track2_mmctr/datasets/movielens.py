@@ -17,6 +17,7 @@ from common.atomic import atomic_folder
 from common.errors import ConfigError, DataError, UserError
 from common.faults import FaultLog
 from track2_mmctr.datasets.movielens_files import (
+    GENRE_NAMES,
     ITEMS,
     POSTERS,
     RATINGS,
@@ -25,6 +26,7 @@ from track2_mmctr.datasets.movielens_files import (
     find_source,
     read_movies,
     read_overviews,
+    read_people,
     read_posters,
     read_ratings,
 )
@@ -133,7 +135,13 @@ def prepare_movielens(
     faults = FaultLog()
     posters = read_posters(found.posters, movies, faults)
     faults.check(allow_faults, "put whole files in their place, or allow that many with --allow-faults")
-    texts = [overviews.texts.get(item, "") for item in range(1, len(movies) + 1)]
+    directors, actors = read_people(found.folder, len(movies))
+    texts = {
+        "overview": [overviews.texts.get(item, "") for item in range(1, len(movies) + 1)],
+        "genres": [", ".join(GENRE_NAMES[genre - 1] for genre in movie.genres) for movie in movies],
+        "director": directors,
+        "cast": actors,
+    }
     features = make_features(ratings, bounds[0], len(movies))
     counts = {
         "ratings": len(ratings),
@@ -143,7 +151,7 @@ def prepare_movielens(
         "test rows": len(ratings) - bounds[2],
         "users": len(np.unique(ratings.user)),
         "items": len(movies),
-        "overviews": sum(map(bool, texts)),
+        "overviews": sum(map(bool, texts["overview"])),
         "posters": len(posters),
     }
     with _writing(out) as folder:
@@ -265,7 +273,7 @@ def _write_splits(folder: Path, ratings: Ratings, features: Features, bounds: tu
         pq.write_table(pa.table(columns), folder / "MicroLens_1M_x1" / f"{name}.parquet")
 
 
-def _write_items(folder: Path, movies: list[Movie], texts: list[str], levels: np.ndarray) -> None:
+def _write_items(folder: Path, movies: list[Movie], texts: dict[str, list[str]], levels: np.ndarray) -> None:
     ids = np.arange(len(movies) + 1, dtype=np.int64)
     tags = np.zeros((len(ids), TAGS), dtype=np.int64)
     for item, movie in enumerate(movies, start=1):
@@ -279,7 +287,7 @@ def _write_items(folder: Path, movies: list[Movie], texts: list[str], levels: np
         "item_tags": list_column(tags[1:]),
         "likes_level": levels[1:, 0],
         "views_level": levels[1:, 1],
-        "item_overview": pa.array(texts, pa.string()),
+        **{f"item_{name}": pa.array(values, pa.string()) for name, values in texts.items()},
     }
     pq.write_table(pa.table(feature), folder / "item_feature.parquet")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import csv
 import sys
 from collections.abc import Iterator, Sequence
@@ -18,6 +19,30 @@ OVERVIEWS, DETAILS = "items_with_overview.csv", "movielens100k_details.csv"
 POSTERS = "ml-100k-posters"
 GENRES = 19
 """Genre flags of `u.item`: unknown, Action, Adventure, ..., Western."""
+GENRE_NAMES = (
+    "unknown",
+    "Action",
+    "Adventure",
+    "Animation",
+    "Children's",
+    "Comedy",
+    "Crime",
+    "Documentary",
+    "Drama",
+    "Fantasy",
+    "Film-Noir",
+    "Horror",
+    "Musical",
+    "Mystery",
+    "Romance",
+    "Sci-Fi",
+    "Thriller",
+    "War",
+    "Western",
+)
+"""Their names, in the order of the flags: those of tags 1, 2, ..."""
+CAST = 5
+"""Actors that are told of a movie, the first of its list."""
 GET = "download https://files.grouplens.org/datasets/movielens/ml-100k.zip, unpack it, and give its folder to --from"
 
 
@@ -168,6 +193,45 @@ def read_overviews(folder: Path, movies: int) -> Overviews:
             notes.append(f"{name}: {unknown} rows name a movie that {ITEMS} does not have; they are left out")
         texts = own | texts  # an overview goes before a description
     return Overviews(texts, notes)
+
+
+def read_people(folder: Path, movies: int) -> tuple[list[str], list[str]]:
+    """Return the directors and the first actors of the movies 1..N, names joined by ", ", "" where there are none.
+
+    Raises
+    ------
+    DataError
+        A list of names is malformed.
+    """
+    path = folder / DETAILS
+    found = ([""] * movies, [""] * movies)
+    if not path.is_file():
+        return found
+    for column, texts, most in (("director", found[0], None), ("cast", found[1], CAST)):
+        if column not in _columns(path):
+            continue
+        for movie, text in _read_texts(path, column):
+            if 1 <= movie <= movies and text and not texts[movie - 1]:
+                texts[movie - 1] = ", ".join(_names(text, path, movie)[:most])
+    return found
+
+
+def _columns(path: Path) -> list[str]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return next(csv.reader(file), [])
+
+
+def _names(text: str, path: Path, movie: int) -> list[str]:
+    """Return the names of a list as the file writes it: ['Ann Lee', "Ed O'Neill"]."""
+    try:
+        names = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        names = None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise DataError(
+            "a malformed list of names", where=f"{path}, movie {movie}", expected="['A B', ...]", got=text[:60]
+        )
+    return [" ".join(name.split()) for name in names]
 
 
 def _read_texts(path: Path, column: str) -> Iterator[tuple[int, str]]:

@@ -77,13 +77,30 @@ def read_texts(catalogue: Catalogue, fields: Sequence[TextField], notes: list[st
     if absent := [name for name in wanted if name not in present]:
         notes.append(f"{path.name} has no column {', '.join(absent)}: texts are {', '.join(present)} alone")
     table = _of_catalogue(_read(path, present), catalogue, path)
+    _check_strings(table, present, path)
     texts = [""] * catalogue.count
-    for name in present:
-        if table[name].dtype != pl.String:
-            raise DataError(f"{name} has another type", where=path, expected="strings", got=table[name].dtype)
     for item, *parts in table.iter_rows():
         texts[item - 1] = " ".join(part.strip() for part in parts if part and part.strip())
     return texts
+
+
+def read_facts(catalogue: Catalogue, fields: Sequence[TextField]) -> list[dict[str, str]]:
+    """Return what is known of each item, by field; fields that the file or an item does not have are left out."""
+    path = catalogue.folder / FEATURE
+    columns = _columns(path)
+    present = [name for name in fields if f"item_{name}" in columns]
+    table = _of_catalogue(_read(path, [f"item_{name}" for name in present]), catalogue, path)
+    _check_strings(table, [f"item_{name}" for name in present], path)
+    facts: list[dict[str, str]] = [{} for _ in range(catalogue.count)]
+    for item, *parts in table.iter_rows():
+        facts[item - 1] = {name: part.strip() for name, part in zip(present, parts, strict=True) if part}
+    return facts
+
+
+def _check_strings(table: pl.DataFrame, names: Sequence[str], path: Path) -> None:
+    for name in names:
+        if table[name].dtype != pl.String:
+            raise DataError(f"{name} has another type", where=path, expected="strings", got=table[name].dtype)
 
 
 def read_raw(catalogue: Catalogue, name: str, notes: list[str]) -> tuple[np.ndarray, np.ndarray]:

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from common.config import Config
 
 Method = Literal["joint_pca", "pca_concat", "whitening", "weighted_sum", "contrastive", "text", "image"]
-TextField = Literal["title", "overview"]
+TextField = Literal["title", "overview", "genres", "director", "cast"]
 
 
 class TextModelConfig(Config):

@@ -37,7 +37,8 @@ def load_modalities(
 ) -> tuple[list[Modality], bool]:
     """Return the modalities of `config.modalities`, and whether they share one space (one open_clip model)."""
     if config.source == "files":
-        return [Modality(name, *read_raw(catalogue, _RAW_COLUMNS[name], notes)) for name in config.modalities], False
+        columns = {name: _RAW_COLUMNS[name] for name in config.modalities}
+        return [Modality(n, *read_raw(catalogue, column, notes), column) for n, column in columns.items()], False
     images = None
     if "image" in config.modalities or config.text.library == "open_clip":
         images = build_image_encoder(config, tools)
@@ -45,8 +46,7 @@ def load_modalities(
     found: list[Modality] = []
     for name in config.modalities:
         made = _texts(catalogue, config, tools, images, notes) if name == "text" else None
-        vectors, present = made or _covers(catalogue, images, config, tools, notes)
-        found.append(Modality(name, vectors, present))
+        found.append(Modality(name, *(made or _covers(catalogue, images, config, tools, notes))))
     return found, config.text.library == "open_clip"
 
 
@@ -76,7 +76,7 @@ def build_image_encoder(config: EmbedConfig, tools: Tools) -> Any:
 
 def _texts(
     catalogue: Catalogue, config: EmbedConfig, tools: Tools, images: Any, notes: list[str]
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, str]:
     texts = read_texts(catalogue, config.fields, notes)
     rows = [row for row, text in enumerate(texts) if text]
     if len(rows) < len(texts):
@@ -111,12 +111,12 @@ def _texts(
         what="texts",
         name=lambda i: f"text of item {rows[i] + 1}",
     )
-    return _spread(made.vectors, made.present, rows, len(texts))
+    return *_spread(made.vectors, made.present, rows, len(texts)), f"{name}@{revision}"
 
 
 def _covers(
     catalogue: Catalogue, images: Any, config: EmbedConfig, tools: Tools, notes: list[str]
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, str]:
     if not (catalogue.folder / IMAGES).is_dir():
         raise DataError(
             "the folder of covers is missing",
@@ -154,7 +154,7 @@ def _covers(
     if len(tools.faults) > before:
         broken = [rows[i] for i in np.flatnonzero(~made.present)]
         notes.append(f"{len(broken)} covers cannot be decoded; their items get the mean of the others: {_ids(broken)}")
-    return _spread(made.vectors, made.present, rows, catalogue.count)
+    return *_spread(made.vectors, made.present, rows, catalogue.count), f"{images.name}@{images.revision}"
 
 
 def _spread(vectors: np.ndarray, present: np.ndarray, rows: list[int], count: int) -> tuple[np.ndarray, np.ndarray]:

@@ -22,11 +22,15 @@ _RANK = 1e-10  # a direction with less than this share of the largest variance i
 
 @dataclass(frozen=True, eq=False)
 class Modality:
-    """One modality's vectors: float32 [N, D], and `present` bool [N]; rows that are not present are not read."""
+    """One modality's vectors: float32 [N, D], and `present` bool [N]; rows that are not present are not read.
+
+    `encoder` is the name and revision of what made them.
+    """
 
     name: str
     vectors: np.ndarray
     present: np.ndarray
+    encoder: str = ""
 
     def __post_init__(self) -> None:
         if int(self.present.sum()) < 2:
