@@ -74,7 +74,7 @@ class ScorerConfig(Config):
     batch_size: int = Field(default=512, gt=0)
     fit: FitConfig = FitConfig(
         epochs=8,
-        learning_rate=3e-3,
+        learning_rate=1e-2,
         weight_decay=0.01,
         schedule=ScheduleConfig(type="cosine", warmup_steps=20),
         figure="auc",
