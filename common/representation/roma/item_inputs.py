@@ -107,5 +107,5 @@ def read_items(items: Items, tokenizer: Any, config: RomaConfig, positions: int)
             got=total,
             todo="lower max_words, or pool the patches",
         )
-    arrays = (torch.from_numpy(one) for one in (words, word_mask, maskable))
-    return ItemInputs(*arrays, patches, patch_mask)
+    own_words, real, free = (torch.from_numpy(one) for one in (words, word_mask, maskable))
+    return ItemInputs(own_words, real, free, patches, patch_mask)

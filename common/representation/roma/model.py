@@ -119,9 +119,10 @@ class RomaNet(nn.Module):
 
     def bottom_learns(self) -> bool:
         """Whether the h of items changes in the stage that `learn` was called for."""
-        own = [self.plm.embeddings, *self.plm.encoder.layer[: self.cut]]  # pyright: ignore[reportAttributeAccessIssue, reportIndexIssue]
+        plm: Any = self.plm
+        own: list[nn.Module] = [plm.embeddings, *plm.encoder.layer[: self.cut]]
         own += [] if self.vision is None else [self.vision]
-        return any(value.requires_grad for module in own for value in module.parameters())  # pyright: ignore[reportAttributeAccessIssue]
+        return any(value.requires_grad for module in own for value in module.parameters())
 
     def _adapter_names(self) -> set[str]:
         found: set[str] = set()
@@ -143,7 +144,7 @@ class RomaNet(nn.Module):
             between = torch.ones_like(inputs.patch_mask)
             vision = torch.cat([vision[:, :1], between, vision[:, 1:]], dim=1)
         self.route.vision = vision
-        x = self.plm.embeddings(inputs_embeds=embedded)  # pyright: ignore[reportCallIssue]
+        x: Tensor = self.plm.embeddings(inputs_embeds=embedded)  # pyright: ignore[reportCallIssue]
         return self._blocks(x, real[:, None, None], slice(None, self.cut))
 
     def follow(self, states: Tensor, mask: Tensor, domains: Tensor) -> Tensor:
@@ -165,7 +166,8 @@ class RomaNet(nn.Module):
     def _blocks(self, x: Tensor, allowed: Tensor, which: slice) -> Tensor:
         bias = torch.zeros(allowed.shape, dtype=x.dtype, device=x.device)
         bias = bias.masked_fill(~allowed, torch.finfo(x.dtype).min)
-        for block in self.plm.encoder.layer[which]:  # pyright: ignore[reportAttributeAccessIssue, reportIndexIssue]
+        blocks: Any = self.plm.encoder.layer  # pyright: ignore[reportAttributeAccessIssue]
+        for block in blocks[which]:
             x = block(x, attention_mask=bias)
         return x
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -43,7 +44,7 @@ def load_language_model(config: RomaConfig, state: dict[str, Any]) -> tuple[nn.M
 
     source = resolve(config.plm, "torch")
     try:
-        with quiet_unless_terminal():
+        with quiet_unless_terminal(), _no_load_report():
             tokenizer = AutoTokenizer.from_pretrained(source.target)
             model: Any = AutoModel.from_pretrained(source.target, dtype=torch.float32)
     except (OSError, ValueError, KeyError) as error:
@@ -61,6 +62,19 @@ def load_language_model(config: RomaConfig, state: dict[str, Any]) -> tuple[nn.M
     if getattr(model, "pooler", None) is not None:
         model.pooler = None  # reads the last block's [CLS], which nothing here does
     return model, tokenizer
+
+
+@contextmanager
+def _no_load_report() -> Iterator[None]:
+    """Keep transformers from reporting on the pooler, which is dropped."""
+    from transformers.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 def blocks_of(model: nn.Module, name: str) -> nn.ModuleList:
@@ -86,7 +100,7 @@ def _attention(block: nn.Module) -> nn.Module | None:
 
 def collect_words(texts: Sequence[str], most: int) -> list[str]:
     """Return a vocabulary: special tokens, characters (so that no word is unknown), and the `most` frequent words."""
-    from transformers import BertTokenizerFast
+    from transformers import BertTokenizerFast  # pyright: ignore[reportAttributeAccessIssue]
 
     reader: Any = BertTokenizerFast(vocab={token: i for i, token in enumerate(_SPECIAL)}).backend_tokenizer
     counts: Counter[str] = Counter()
@@ -99,7 +113,7 @@ def collect_words(texts: Sequence[str], most: int) -> list[str]:
 
 
 def _from_scratch(config: ScratchConfig, words: Sequence[str]) -> tuple[nn.Module, Any]:
-    from transformers import BertConfig, BertModel, BertTokenizerFast
+    from transformers import BertConfig, BertModel, BertTokenizerFast  # pyright: ignore[reportAttributeAccessIssue]
 
     tokenizer = BertTokenizerFast(vocab={word: i for i, word in enumerate(words)})
     size = BertConfig(
@@ -112,6 +126,6 @@ def _from_scratch(config: ScratchConfig, words: Sequence[str]) -> tuple[nn.Modul
         hidden_dropout_prob=config.dropout,
         attention_probs_dropout_prob=config.dropout,
         pad_token_id=0,
-        initializer_range=0.05,  # BERT's 0.02 is for a width of 768
+        initializer_range=config.dim**-0.5,  # with BERT's 0.02, meant for a width of 768, all items begin as one [CLS]
     )
     return BertModel(size, add_pooling_layer=False), tokenizer

@@ -83,7 +83,9 @@ def _stage(
         version=digest(data.items.digest(), stage),
     )
     learnt, every = count_weights(net)
-    run.say(f"{stage}: {learnt:,} of {every:,} weights are trained ({learnt / every:.1%}), {len(batches)} steps an epoch")
+    run.say(
+        f"{stage}: {learnt:,} of {every:,} weights are trained ({learnt / every:.1%}), {len(batches)} steps an epoch"
+    )
     key = {"kind": "roma", "stage": stage, "config": config.model_dump(mode="json"), "plm": plm}
     own = None if run.folder is None else run.folder / stage
     fit = config.fit if stage == "finetune" or config.pretrain is None else config.pretrain
