@@ -41,7 +41,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    return make_world(0, tmp_path_factory.mktemp("lm"), SMALL, 320)
+    return make_world(0, tmp_path_factory.mktemp("lm"), SMALL, 280)
 
 
 @pytest.fixture(scope="module")
@@ -87,14 +87,24 @@ def test_a_description_written_from_z_alone_names_the_image(world: World, fitted
 
 def test_a_head_distilled_from_a_teacher_lands_where_its_queries_do(world: World) -> None:
     target, queries = teacher_vectors(world, 0)
-    config = settings(adapter="retrieval", lm_weight=0, fit=FIT.model_copy(update={"epochs": 50}).model_dump())
+    config = settings(adapter="retrieval", lm_weight=0, fit=FIT.model_copy(update={"epochs": 30}).model_dump())
 
     def found(items: Items) -> float:
         ease = fit_ease(world, items, config, 0, target=target[world.train], teacher="planted")
         return recall(world, ease, items, queries)
 
-    assert found(world.items) >= 0.5
-    assert found(shuffled(world.items, "image", 0)) <= 0.3
+    right, blind = found(world.items), found(shuffled(world.items, "image", 0))
+    assert right >= 0.6 and right >= blind + 0.25, (right, blind)
+
+
+def test_a_linear_probe_reads_the_attributes_off_z_and_not_off_mean_tokens(
+    world: World, fitted: tuple[Ease, str]
+) -> None:
+    raw = np.concatenate([tokens.mean() for tokens in world.items.modalities.values()], 1)
+    learnt, plain = probe(world, flat(fitted[0], world.items)), probe(world, raw)
+    assert learnt >= 0.85 and learnt >= plain + 0.05, (learnt, plain)
+    z = fitted[0].tokens(world.items.take(np.arange(3)))
+    assert pool(z, "mean").shape == (3, 32) and torch.equal(pool(z, "flatten")[:, :32], z[:, 0])
 
 
 @pytest.mark.slow
@@ -108,13 +118,3 @@ def test_figures_of_the_issue_on_the_full_plant() -> None:
     assert got["AUC: ease"] >= got["AUC: shuffled images"] + 0.05 and got["AUC: ease"] < got["AUC: oracle"]
     assert got["recall@1: distilled"] >= got["recall@1: distilled, shuffled images"] + 0.3
     assert got["language model unchanged"] == 1
-
-
-def test_z_tells_the_attributes_to_a_linear_probe_better_than_an_untrained_reader(
-    world: World, fitted: tuple[Ease, str]
-) -> None:
-    untrained = fit_ease(world, world.items, settings(lm_weight=0), 0)
-    learnt, drawn = (probe(world, flat(ease, world.items)) for ease in (fitted[0], untrained))
-    assert learnt >= 0.8 and learnt > drawn
-    z = fitted[0].tokens(world.items.take(np.arange(3)))
-    assert pool(z, "mean").shape == (3, 32) and torch.equal(pool(z, "flatten")[:, :32], z[:, 0])
