@@ -217,6 +217,8 @@ def all_arms(seed: int) -> Iterator[tuple[str, Callable[[], dict[str, float]]]]:
     yield "no domain-aware adapter", trained(world, seed, domain_aware=False)
     yield "no gate (mean)", trained(world, seed, gate=False)
     yield "no view, no inter-domain loss", trained(world, seed, view=False, inter_weight=0)
+    yield "history_gradient", trained(world, seed, history_gradient=True)
+    yield "history_gradient, no inter-domain loss", trained(world, seed, history_gradient=True, inter_weight=0)
 
 
 def arms(seed: int) -> dict[str, float]:

@@ -118,19 +118,21 @@ class DomainAdapter(nn.Module):
 
 
 class UserView(nn.Module):
-    """P_u: from the mean of a user's item embeddings to a scale and a shift of each coordinate (FiLM).
+    """P_u: from the mean h of a user's item embeddings to a scale and a shift of each coordinate (FiLM).
 
-    The view of an item is LN(e * scale + shift). Weights start at 0: at first every view is the item itself.
+    The view of an item is LN(e * scale + shift). The network reads h and h * h: a coordinate in which the items of a
+    user agree has a large square, whatever its sign, and is one that a view can stress. The last layer starts at 0:
+    at first every view is the item itself.
     """
 
     def __init__(self, dim: int, hidden: int) -> None:
         super().__init__()
-        self.layers = nn.Sequential(nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, 2 * dim))
-        last = self.layers[2]
-        nn.init.zeros_(last.weight)  # pyright: ignore[reportArgumentType]
-        nn.init.zeros_(last.bias)  # pyright: ignore[reportArgumentType]
+        last = nn.Linear(hidden, 2 * dim)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        self.layers = nn.Sequential(nn.Linear(2 * dim, hidden), nn.GELU(), last)
 
     def forward(self, mean: Tensor) -> tuple[Tensor, Tensor]:
         """Return scale (1 + g_u) and shift b_u, float [B, d] each, of the means of histories [B, d]."""
-        gain, shift = self.layers(mean).chunk(2, 1)
+        gain, shift = self.layers(torch.cat([mean, mean * mean], 1)).chunk(2, 1)
         return 1 + gain, shift

@@ -25,6 +25,11 @@ class UniEmbeddingConfig(MethodConfig):
         default=10, ge=1, description="an intra-domain pair is at most so many places apart in the domain's history"
     )
     history: int = Field(default=16, ge=1, description="items drawn of a user's history to make the view in training")
+    history_gradient: bool = Field(
+        default=False,
+        description="true = items also learn from their part in views, which by itself draws domains together "
+        "where histories mix them",
+    )
     temperature: float = Field(default=0.1, gt=0, description="tau of both losses")
     intra_weight: float = Field(default=1.0, ge=0, description="0 = no intra-domain loss")
     inter_weight: float = Field(default=0.5, ge=0, description="mu; 0 = no inter-domain loss")

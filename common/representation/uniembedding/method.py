@@ -201,7 +201,8 @@ class UniEmbedding(Representation):
             return cosines(anchors, partners)
         known = batch.context_mask[:, :, None]
         count = known.sum(1)
-        means = (e[batch.context] * known).sum(1) / count.clamp_min(1)
+        given = e if self.config.history_gradient else e.detach()
+        means = (given[batch.context] * known).sum(1) / count.clamp_min(1)
         scale, shift = self.user_view(means)
         some = count > 0  # a user with nothing but the pair sees items as they are
         return view_cosines(anchors, partners, torch.where(some, scale, 1.0), torch.where(some, shift, 0.0))

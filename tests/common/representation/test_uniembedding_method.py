@@ -14,6 +14,7 @@ from common.errors import ConfigError, DataError
 from common.representation.inputs import Behaviour, Items, Tokens
 from common.representation.table import read_features
 from common.representation.uniembedding import UniEmbedding, UniEmbeddingConfig
+from common.representation.uniembedding.batches import PairBatches
 from common.representation.uniembedding.losses import see
 from common.training.fit_state import learnt_state
 
@@ -192,6 +193,21 @@ def test_views_are_of_the_whole_history(model) -> None:
     )
     seen = see(*(torch.from_numpy(x) for x in (e, scale[0], shift[0]))).numpy()
     assert np.isfinite(seen).all() and not np.allclose(seen, e, atol=1e-2)
+
+
+@pytest.mark.parametrize("through", [False, True])
+def test_items_learn_from_their_part_in_views_only_when_asked(through) -> None:
+    items, behaviour = make_items(), make_behaviour()
+    model = fitted(history_gradient=through, inter_weight=0, fit=FIT | {"epochs": 1})
+    found = model._pool(items)  # pyright: ignore[reportPrivateUsage]
+    batches = PairBatches(found, behaviour, inter=False, history=4, batch_size=8)
+    batch = batches.make(batches.epoch(0)[0])
+    only = set(batch.context[batch.context_mask].tolist()) - set(batch.anchor.tolist()) - set(batch.intra.tolist())
+    assert only  # items that are nothing but history
+    text = batch.vectors["text"].requires_grad_()
+    model.loss(batch)["loss"].backward()
+    assert text.grad is not None and text.grad.abs().sum(1)[batch.anchor].all()
+    assert bool(text.grad[sorted(only)].abs().sum() > 0) == through
 
 
 def test_views_that_cannot_be(model) -> None:
