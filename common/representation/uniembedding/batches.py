@@ -13,36 +13,10 @@ from torch import Tensor
 from common.errors import DataError
 from common.hashing import digest
 from common.representation.inputs import Behaviour
+from common.representation.uniembedding.pooling import Pooled
 
 ANCHOR, INTRA, INTER, USER = range(4)
 """Columns of a batch's rows; the rest is the user's drawn history."""
-
-
-@dataclass(frozen=True)
-class Pooled:
-    """N items as the adapter reads them.
-
-    Attributes
-    ----------
-    vectors
-        Of each modality float32 [N, D], the mean of its tokens.
-    present
-        bool [N, M], modalities in the order of `vectors`.
-    domains
-        int64 [N].
-    digest
-        SHA-256 over the items: a training is tied to it.
-    """
-
-    vectors: dict[str, np.ndarray]
-    present: np.ndarray
-    domains: np.ndarray
-    digest: str = ""
-
-    def take(self, rows: np.ndarray) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-        """Return vectors, present and domains of some items as tensors."""
-        vectors = {name: torch.from_numpy(values[rows]) for name, values in self.vectors.items()}
-        return vectors, torch.from_numpy(self.present[rows]), torch.from_numpy(self.domains[rows])
 
 
 @dataclass(frozen=True)

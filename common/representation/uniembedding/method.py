@@ -14,9 +14,10 @@ from common.representation.base import Representation, Say, device_of
 from common.representation.inputs import Behaviour, Items
 from common.representation.table import FeatureTable
 from common.representation.uniembedding.adapter import DomainAdapter, UserView
-from common.representation.uniembedding.batches import PairBatch, PairBatches, Pooled
+from common.representation.uniembedding.batches import PairBatch, PairBatches
 from common.representation.uniembedding.config import UniEmbeddingConfig
 from common.representation.uniembedding.losses import cosines, info_nce, view_cosines
+from common.representation.uniembedding.pooling import Pooled, check_domains, pool_items, take_users
 from common.training.fit import FitResult, fit_model
 
 CHUNK = 8192
@@ -31,7 +32,8 @@ class UniEmbedding(Representation):
     e_i = LN(sum_m alpha_m(dom) A_{m,dom}(x_i^m)); the view of user u is LN(e_i (1 + g_u) + b_u) with g_u, b_u of the
     mean of the user's other items; L = intra_weight InfoNCE_intra(views of two items of a user in one domain) +
     inter_weight InfoNCE_inter(e of two items of a user in two domains). In a batch an item that the anchor's user
-    ever had is no negative. All candidates are seen through the anchor's user's view.
+    ever had is no negative. All candidates are seen through the anchor's user's view, which is made of other items
+    than the pair; the mean is given to it, not learnt through (`history_gradient`).
 
     After the abstract of UniEmbedding (CIKM 2024), whose full text was not at hand: sizes, equations and sampling are
     our own specification, and no figure of the paper is claimed.
@@ -83,7 +85,7 @@ class UniEmbedding(Representation):
         encoders = {name: encoder for name, encoder in self.remember_encoders(items).items() if name in dims}
         self.state = {"dims": dims, "domains": list(items.domain_names), "encoders": encoders, "seed": seed}
         pooled = self._pool(items)
-        _check_domains(items)
+        check_domains(items)
         train, held = self._split(behaviour, seed)
         batches = self._batches(pooled, train, seed)
         _tell(items, behaviour, batches, say)
@@ -210,42 +212,7 @@ class UniEmbedding(Representation):
     def _pool(self, items: Items) -> Pooled:
         """Check items against `state` and return them as the adapter reads them."""
         self.check_encoders(items)
-        dims, count = self.state["dims"], len(items)
-        vectors = {name: np.zeros((count, width), np.float32) for name, width in dims.items()}
-        present = np.zeros((count, len(dims)), bool)
-        for column, (name, width) in enumerate(dims.items()):
-            if name not in items.modalities:
-                continue
-            tokens = items.modalities[name]
-            if tokens.dim != width:
-                raise DataError(f"{name} has another width than at fit", where=name, expected=width, got=tokens.dim)
-            vectors[name], present[:, column] = tokens.mean(), tokens.present
-        if not present.any(1).all():
-            lacking = ~present.any(1)
-            raise DataError(
-                "an item has none of the modalities",
-                where=f"item {items.ids[int(lacking.argmax())]}",
-                expected=" or ".join(dims),
-                got=f"{int(lacking.sum())} such items",
-                todo="encode them, or leave them out",
-            )
-        return Pooled(vectors, present, self._domains(items), items.digest())
-
-    def _domains(self, items: Items) -> np.ndarray:
-        """Return the domains int64 [N] as `fit` numbered them."""
-        known = {name: number for number, name in enumerate(self.state["domains"])}
-        unknown = [items.domain_names[number] for number in np.unique(items.domain_of)]
-        unknown = [name for name in unknown if name not in known]
-        if unknown:
-            raise DataError(
-                "items of a domain that was not there at fit",
-                where="domains",
-                expected=", ".join(known),
-                got=", ".join(unknown),
-                todo="fit the method again with this domain",
-            )
-        table = np.array([known.get(name, -1) for name in items.domain_names], np.int64)
-        return table[items.domain_of]
+        return pool_items(items, self.state["dims"], self.state["domains"])
 
     def _standardise(self, items: Pooled) -> None:
         """Set each modality's mean and overall scale, from the items that have it."""
@@ -294,28 +261,6 @@ class UniEmbedding(Representation):
             return {"score": -means.pop("loss"), **means}
 
         return evaluate
-
-
-def take_users(behaviour: Behaviour, rows: np.ndarray) -> Behaviour:
-    """Return the histories of some users, in the order of `rows`."""
-    histories = [behaviour.history(row) for row in rows.tolist()]
-    offsets = np.concatenate([[0], np.cumsum([len(one) for one in histories])]).astype(np.int64)
-    flat = np.concatenate(histories) if histories else np.empty(0, np.int64)
-    return Behaviour(behaviour.users[rows], flat, offsets)
-
-
-def _check_domains(items: Items) -> None:
-    """Raise `DataError` where a domain has fewer than two items."""
-    counts = np.bincount(items.domain_of, minlength=len(items.domain_names))
-    if counts.min() < 2:
-        small = int(counts.argmin())
-        raise DataError(
-            "a domain has too few items to tell one from another",
-            where=f"domain {items.domain_names[small]!r}",
-            expected="at least 2 items",
-            got=f"{counts[small]}",
-            todo="join it with another domain, or leave it out",
-        )
 
 
 def _say(say: Say, line: str) -> None:

@@ -9,8 +9,9 @@ import torch
 from common.errors import DataError
 from common.representation.inputs import Behaviour
 from common.representation.uniembedding.adapter import DomainAdapter, UserView
-from common.representation.uniembedding.batches import ANCHOR, INTER, INTRA, USER, PairBatches, Pooled
+from common.representation.uniembedding.batches import ANCHOR, INTER, INTRA, USER, PairBatches
 from common.representation.uniembedding.losses import cosines, info_nce, see, view_cosines
+from common.representation.uniembedding.pooling import Pooled
 
 DIMS = {"image": 5, "text": 7}
 
