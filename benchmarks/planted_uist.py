@@ -102,7 +102,7 @@ def shuffled(features: Features, seed: int) -> Features:
     return Features(features.values[order], features.sizes)
 
 
-def test_auc(
+def ctr_auc(
     world: World, users: Features, items: Features, seed: int, pairs: Pairs = "all", *, luck: bool = False
 ) -> tuple[float, CtrScorer]:
     """Train a click model; return its AUC on test, and itself. `luck` shuffles the training labels."""
@@ -138,13 +138,13 @@ def quality_arms(world: World, seed: int) -> dict[str, float]:
     mixed_u, mixed_v = shuffled(u, seed), shuffled(v, seed + 1)
     return {
         "AUC oracle": world.test.oracle_auc(),
-        "AUC dense vectors": test_auc(world, users, items, seed)[0],
-        "AUC codes (RQ-KMeans), all pairs": test_auc(world, u, v, seed)[0],
-        "AUC codes, finest pair only": test_auc(world, u, v, seed, "finest")[0],
-        "AUC item codes, dense users": test_auc(world, users, v, seed)[0],
-        "AUC user codes, dense items": test_auc(world, u, items, seed)[0],
-        "AUC random codes": test_auc(world, mixed_u, mixed_v, seed)[0],
-        "AUC codes, shuffled labels": test_auc(world, u, v, seed, luck=True)[0],
+        "AUC dense vectors": ctr_auc(world, users, items, seed)[0],
+        "AUC codes (RQ-KMeans), all pairs": ctr_auc(world, u, v, seed)[0],
+        "AUC codes, finest pair only": ctr_auc(world, u, v, seed, "finest")[0],
+        "AUC item codes, dense users": ctr_auc(world, users, v, seed)[0],
+        "AUC user codes, dense items": ctr_auc(world, u, items, seed)[0],
+        "AUC random codes": ctr_auc(world, mixed_u, mixed_v, seed)[0],
+        "AUC codes, shuffled labels": ctr_auc(world, u, v, seed, luck=True)[0],
         "unique share of item codes": len(np.unique(v.values, axis=0)) / len(v.values),
         **bytes_on_disk(v, world.items.modalities["image"].dim),
     }
@@ -154,12 +154,12 @@ def coarse_arms(seed: int, **sizes: int) -> dict[str, float]:
     """Return the AUC where only the coarsest level decides, and the weights of the mixture."""
     world = make_world(seed, coarse=True, **sizes)
     users, items, _ = coded(world, UistConfig(), seed)
-    found, model = test_auc(world, users, items, seed)
+    found, model = ctr_auc(world, users, items, seed)
     assert model.mixture is not None
     weights = model.mixture.weights()
     return {
         "coarse: AUC codes, all pairs": found,
-        "coarse: AUC codes, finest pair only": test_auc(world, users, items, seed, "finest")[0],
+        "coarse: AUC codes, finest pair only": ctr_auc(world, users, items, seed, "finest")[0],
         "coarse: w_11": float(weights[0, 0]),
         "coarse: largest other w": float(weights.flatten()[1:].max()),
     }
@@ -170,7 +170,7 @@ def transformer_arms(world: World, seed: int) -> dict[str, float]:
     fit = FitConfig(epochs=8, learning_rate=3e-3, figure="score", patience=8, evaluate_every=4)
     config = UistConfig(tokenizer="transformer", dim=32, heads=2, feedforward=64, warmup_epochs=5, fit=fit)
     u, v, _ = coded(world, config, seed)
-    return {"AUC codes (Transformer), all pairs": test_auc(world, u, v, seed)[0]}
+    return {"AUC codes (Transformer), all pairs": ctr_auc(world, u, v, seed)[0]}
 
 
 def caption_accuracy(method: Uist, items: Items, words: np.ndarray, codes: np.ndarray) -> float:

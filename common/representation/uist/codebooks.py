@@ -85,7 +85,7 @@ class ResidualCodebooks(ResidualVAE):
         try:
             found = _StartOfCodebooks(self.shape.codebook_sizes).fit(z, seed=seed)
         except DataError as error:
-            place = where if error.block().count("level") == 0 else f"{where}, codebooks"
+            place = where if error.where is None else f"{where}, {error.where}"
             raise DataError(error.what, where=place, expected=error.expected, got=error.got, todo=error.todo) from None
         codes = found.encode(z)
         for level, table in enumerate(found.tables()):

@@ -18,7 +18,7 @@ from common.representation.uist.network import SequenceTokenizer
 from common.training.fit import fit_model
 
 SMALL: dict[str, Any] = {"codebook_sizes": (8, 8, 8, 4), "batch_size": 64}
-DEEP: dict[str, Any] = {
+NET: dict[str, Any] = {
     **SMALL,
     "tokenizer": "transformer",
     "dim": 8,
