@@ -75,7 +75,7 @@ class EndpointSource:
     Raises
     ------
     ConfigError
-        The URL is not http or https, or holds a password.
+        The URL is not http or https, or holds a password; a key that no header can hold.
     """
 
     batch_size = 1
@@ -91,7 +91,7 @@ class EndpointSource:
         self.parallel = config.parallel
         self._headers = {"Content-Type": "application/json", "Accept": "application/json"}
         if api_key:
-            self._headers["Authorization"] = f"Bearer {api_key}"
+            self._headers["Authorization"] = f"Bearer {_token(api_key)}"
         self._opener = build_opener(_NoRedirect)
         self._stopped = threading.Event()
 
@@ -179,9 +179,23 @@ class _NoRedirect(HTTPRedirectHandler):
         return None
 
 
+def _token(key: str) -> str:
+    """Return the key without the line end that a file gives it; a message of `http.client` would show an odd one."""
+    token = key.strip()
+    if not token or not token.isascii() or not token.isprintable() or " " in token:
+        raise ConfigError(
+            "the API key cannot be sent", expected="printable ASCII without spaces", got="other characters"
+        )
+    return token
+
+
 def _completions(url: str) -> str:
     parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+    try:
+        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:  # a port that is no number
+        usable = False
+    if not usable or parts.query or parts.fragment:
         raise ConfigError("this is no base URL", where="url", expected="such as https://host/v1", got=parts.scheme)
     if parts.username or parts.password:
         raise ConfigError("the URL holds a name or password", where="url", todo="give the key as the API key")

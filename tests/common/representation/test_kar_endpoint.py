@@ -119,7 +119,7 @@ def only(server: Server, **options: Any) -> Answer:
 
 
 def test_a_good_answer_with_its_tokens(server: Server) -> None:
-    made = source(server, key="secret", system="Be brief.", max_tokens=50)
+    made = source(server, key="secret\n", system="Be brief.", max_tokens=50)
     assert made.answer(prompts(2)) == [Answer("of item 0", 11, 7, "stop"), Answer("of item 1", 11, 7, "stop")]
     path, body, key = server.asked[0]
     assert path == "/v1/chat/completions" and key == "Bearer secret"
@@ -355,11 +355,21 @@ def test_an_endpoint_of_junk_is_given_up(server: Server, tmp_path: Path) -> None
     assert len(server.asked) == 5
 
 
-@pytest.mark.parametrize("url", ["ftp://host/v1", "host:80", "http://", "https://a:b@host/v1", "http://h/v1?x=1", ""])
+@pytest.mark.parametrize(
+    "url", ["ftp://host/v1", "host:80", "http://", "https://a:b@host/v1", "http://h/v1?x=1", "http://h:x/v1", ""]
+)
 def test_odd_urls_are_refused_without_showing_a_password(url: str) -> None:
     with pytest.raises(ConfigError) as caught:
         EndpointSource(EndpointConfig(url=url, model="m"))
     assert "a:b" not in str(caught.value)
+
+
+def test_keys_that_no_header_can_hold_are_refused_without_showing_them() -> None:
+    config = EndpointConfig(url="http://h/v1", model="m")
+    for key in ("one two", "two\nlines", "schlüssel", " "):
+        with pytest.raises(ConfigError) as caught:
+            EndpointSource(config, key)
+        assert key.strip() == "" or key not in str(caught.value)
 
 
 @pytest.mark.parametrize(
