@@ -29,6 +29,7 @@ import typer
 from common.atomic import append_line
 from common.config import load_config
 from common.experiment import cores
+from common.metrics.ctr import auc
 from common.metrics.ctr_intervals import delong
 from common.progress import progress
 from track2_mmctr.config import CONFIG_FOLDER, RunConfig
@@ -136,6 +137,7 @@ def train_one(job: Job, cache: str) -> dict[str, object]:
     import torch
 
     from track2_mmctr.datasets.microlens import find_folder, load_data
+    from track2_mmctr.groups import train_counts
     from track2_mmctr.pipeline import fit_run
     from track2_mmctr.rankers.base import Environment
 
@@ -151,8 +153,22 @@ def train_one(job: Job, cache: str) -> dict[str, object]:
     seconds = time.perf_counter() - started
     test = data.splits["test"]
     assert test.label is not None
-    found = delong(test.label, fitted.predict(test))
-    return {**asdict(job), "auc": found.auc, "error": found.error, "valid_auc": fitted.valid_auc, "seconds": seconds}
+    logits = fitted.predict(test)
+    found = delong(test.label, logits)
+    known = train_counts(data)[np.asarray(test.target)] > 0
+    return {
+        **asdict(job),
+        "auc": found.auc,
+        "error": found.error,
+        "warm_auc": _auc(test.label[known], logits[known]),
+        "cold_auc": _auc(test.label[~known], logits[~known]),
+        "valid_auc": fitted.valid_auc,
+        "seconds": seconds,
+    }
+
+
+def _auc(label: np.ndarray, logits: np.ndarray) -> float:
+    return auc(label, logits) if len(np.unique(label)) == 2 else float("nan")
 
 
 def settings(job: Job) -> tuple[str, ...]:
