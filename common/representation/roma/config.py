@@ -65,6 +65,11 @@ class RomaConfig(MethodConfig):
     finetune_items: bool = Field(
         default=True, description="fine-tune LoRA too; off: item states are computed once, many times faster"
     )
+    valid_users: int = Field(
+        default=0,
+        ge=0,
+        description="users whose last item is held out: fine-tuning keeps the weights of the best Recall@10 on them",
+    )
 
     lora_rank: int = Field(default=8, ge=1)
     lora_alpha: float = Field(default=16.0, gt=0)

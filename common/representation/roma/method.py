@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -12,12 +12,12 @@ import torch
 from common.errors import DataError
 from common.representation.base import Representation, Say, device_of
 from common.representation.inputs import Behaviour, Items
-from common.representation.roma.batches import WindowBatch, make_windows
 from common.representation.roma.config import RomaConfig
 from common.representation.roma.item_inputs import ItemInputs, read_items
 from common.representation.roma.model import RomaNet
+from common.representation.roma.passes import CHUNK, follow_users, item_states, user_vectors
 from common.representation.roma.plm import language_model_state, load_language_model
-from common.representation.roma.training import CHUNK, Data, Run, item_states, train
+from common.representation.roma.training import Data, Run, train
 from common.representation.table import FeatureTable
 from common.training.fit import FitResult, evaluating
 
@@ -123,25 +123,28 @@ class Roma(Representation):
         DataError
             A user without history: there is nothing to tell of it.
         """
-        with evaluating(self), torch.no_grad():
-            parts = [self.net.user_vectors(s[mask][_lasts(mask)]) for s, mask in self._follow(items, behaviour)]
-        return FeatureTable(behaviour.users, {"embedding": torch.cat(parts).cpu().numpy()}, self._about(), "user_id")
+        _check_users(items, behaviour)
+        states = item_states(self.net, self._read(items))
+        found = user_vectors(self.net, states, behaviour, items.domain_of).cpu().numpy()
+        return FeatureTable(behaviour.users, {"embedding": found}, self._about(), "user_id")
 
     def routing(self, items: Items, behaviour: Behaviour) -> tuple[list[np.ndarray], np.ndarray]:
         """Return the routers' weights for every item read, float32 [T, E] a top block, and its domain, int64 [T]."""
         if self.config.adapters != "mixture":
             raise DataError("a single adapter has no router", expected="adapters: mixture")
+        _check_users(items, behaviour)
         gates: list[list[np.ndarray]] = [[] for _ in range(self.config.top)]
         domains: list[np.ndarray] = []
-        route = self.net.route
-        with evaluating(self), torch.no_grad():
+        route, states = self.net.route, item_states(self.net, self._read(items))
+        try:
             route.gates = []
-            for _, mask in self._follow(items, behaviour):
+            for _, mask in follow_users(self.net, states, behaviour, items.domain_of):
                 assert route.domains is not None  # noqa: S101 - the pass has set it
                 for block, found in enumerate(route.gates):
                     gates[block].append(found[mask].cpu().numpy())
                 domains.append(route.domains[mask].cpu().numpy())
-                route.gates = []
+                route.gates.clear()
+        finally:
             route.gates = None
         return [np.concatenate(parts) for parts in gates], np.concatenate(domains)
 
@@ -195,30 +198,6 @@ class Roma(Representation):
             raise DataError("the patches have another width than at fit", expected=width, got=got)
         return read_items(items, self.tokenizer, self.config, self.net.most_tokens)
 
-    def _follow(self, items: Items, behaviour: Behaviour) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Yield s [B, S, d] of users and which places are real, bool [B, S], in the order of users."""
-        behaviour.check(len(items))
-        if (behaviour.lengths == 0).any():
-            raise DataError(
-                "a user has no history",
-                where=f"user {behaviour.users[int((behaviour.lengths == 0).argmax())]}",
-                expected="at least one item",
-                got=f"{int((behaviour.lengths == 0).sum())} such users",
-                todo="leave these users out; their vectors would say nothing",
-            )
-        device = device_of(self.net)
-        self.net.known = item_states(self.net, self._read(items))
-        try:
-            for at in range(0, len(behaviour), CHUNK):
-                rows = range(at, min(at + CHUNK, len(behaviour)))
-                histories = [behaviour.history(row)[-self.config.history :] for row in rows]
-                batch: WindowBatch = make_windows(histories, [0] * len(rows), None, items.domain_of, targets=False)
-                batch = batch.to(device)
-                h = self.net.item_states(batch)
-                yield self.net.follow(h[batch.items], batch.mask, batch.domains[batch.items]), batch.mask
-        finally:
-            self.net.known = None
-
     def _about(self) -> dict[str, Any]:
         encoders = {**self.state["encoders"], "language model": "{name} {revision}".format(**self.state["plm"])}
         return {
@@ -229,9 +208,18 @@ class Roma(Representation):
         }
 
 
-def _lasts(mask: torch.Tensor) -> torch.Tensor:
-    """Return the places of rows' last real items among all real items, int64 [B]."""
-    return mask.sum(1).cumsum(0) - 1
+def _check_users(items: Items, behaviour: Behaviour) -> None:
+    """Raise `DataError` where a history is not of these items, or empty."""
+    behaviour.check(len(items))
+    if not len(behaviour) or (behaviour.lengths == 0).any():
+        first = behaviour.users[int((behaviour.lengths == 0).argmax())] if len(behaviour) else "none"
+        raise DataError(
+            "a user has no history",
+            where=f"user {first}",
+            expected="at least one item",
+            got=f"{int((behaviour.lengths == 0).sum())} such users of {len(behaviour)}",
+            todo="leave these users out; their vectors would say nothing",
+        )
 
 
 def _tell_lonely(items: Items, say: Say) -> None:

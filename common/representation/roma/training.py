@@ -6,19 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-
 from common.hashing import digest
-from common.representation.base import Say, device_of
+from common.representation.base import Say
 from common.representation.inputs import Behaviour, Items
 from common.representation.roma.batches import RomaBatches
 from common.representation.roma.item_inputs import ItemInputs
 from common.representation.roma.model import RomaNet
-from common.training.fit import FitResult, evaluating, fit_model
+from common.representation.roma.passes import item_states
+from common.representation.roma.validation import HeldOut, hold_out, recall
+from common.training.fit import FitResult, fit_model
 from common.training.state import remove_state
-
-CHUNK = 256
-"""Items or users that are computed at once when nothing is trained."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +25,7 @@ class Data:
     items: Items
     inputs: ItemInputs
     behaviour: Behaviour | None
+    held: HeldOut | None = None
 
 
 @dataclass(frozen=True)
@@ -50,6 +48,9 @@ def train(net: RomaNet, data: Data, plm: dict[str, Any], run: Run) -> dict[str, 
     """
     config = net.config
     net.to(run.device)
+    if config.valid_users and data.behaviour is not None:
+        kept, held = hold_out(data.behaviour, config.valid_users, run.seed)
+        data = Data(data.items, data.inputs, kept, held)
     results: dict[str, FitResult] = {}
     if config.pretrain is not None:
         used = Data(data.items, data.inputs, data.behaviour if config.uic else None)
@@ -83,25 +84,23 @@ def _stage(
         version=digest(data.items.digest(), stage),
     )
     learnt, every = count_weights(net)
-    run.say(
-        f"{stage}: {learnt:,} of {every:,} weights are trained ({learnt / every:.1%}), {len(batches)} steps an epoch"
-    )
+    share = f"{learnt:,} of {every:,} weights ({learnt / every:.1%})"
+    run.say(f"{stage}: {share} are trained, {len(batches)} steps an epoch")
     key = {"kind": "roma", "stage": stage, "config": config.model_dump(mode="json"), "plm": plm}
     own = None if run.folder is None else run.folder / stage
     fit = config.fit if stage == "finetune" or config.pretrain is None else config.pretrain
+    held, domains = data.held, data.items.domain_of  # pre-training is given none
+
+    def evaluate(now: RomaNet) -> dict[str, float]:
+        assert held is not None  # noqa: S101 - not called without
+        return {fit.figure: recall(now, data.inputs, domains, held)}
+
     options: dict[str, Any] = {"device": run.device, "folder": own, "say": run.say, "keep": True}
-    return fit_model(net, batches, fit, key=key, seed=run.seed, **options)
+    chosen = evaluate if held else None
+    return fit_model(net, batches, fit, key=key, evaluate=chosen, seed=run.seed, **options)
 
 
 def count_weights(net: RomaNet) -> tuple[int, int]:
     """Return the number of weights that are trained now, and of all."""
     every = list(net.parameters())
     return sum(p.numel() for p in every if p.requires_grad), sum(p.numel() for p in every)
-
-
-def item_states(net: RomaNet, inputs: ItemInputs) -> torch.Tensor:
-    """Return the h of items, [N, d], dropout off."""
-    device = device_of(net)
-    with evaluating(net), torch.inference_mode(False), torch.no_grad():
-        chunks = [inputs.take(slice(at, at + CHUNK)).to(device) for at in range(0, len(inputs), CHUNK)]
-        return torch.cat([net.read(chunk)[:, 0] for chunk in chunks])
