@@ -277,19 +277,19 @@ def dripping(handler: Handler, body: dict[str, Any]) -> None:
     handler.send_response(200)
     handler.send_header("Content-Length", "1000")
     handler.end_headers()
-    for _ in range(100):
+    for _ in range(500):
         handler.wfile.write(b" ")
         handler.wfile.flush()
         time.sleep(0.05)
 
 
-@pytest.mark.parametrize("reply", [slow(5.0), dripping])
+@pytest.mark.parametrize("reply", [slow(25.0), dripping])
 def test_a_slow_endpoint_is_given_up_in_time(server: Server, reply: Reply) -> None:
     server.replies = [reply]
     started = time.monotonic()
     answer = only(server, timeout=0.2, attempts=2)
     assert "within 0.2 s" in answer.error and not answer.final
-    assert time.monotonic() - started < 4.0
+    assert time.monotonic() - started < 20
 
 
 def test_an_endpoint_that_is_down_stops_the_source(server: Server) -> None:
@@ -321,14 +321,16 @@ def test_finished_answers_are_kept_when_the_endpoint_dies(server: Server, tmp_pa
 
 
 def test_many_requests_run_at_once_and_keep_their_order(server: Server, tmp_path: Path) -> None:
+    together = threading.Barrier(4)  # no request is answered before four are there
+
     def reply(handler: Handler, body: dict[str, Any]) -> None:
-        time.sleep(0.05 * (int(body["messages"][0]["content"][5:]) % 3))
+        together.wait(timeout=60)
+        time.sleep(0.01 * (int(body["messages"][0]["content"][5:]) % 3))
         good()(handler, body)
 
     server.replies = [reply]
-    found = gather(prompts(24), source(server, parallel=8), tmp_path, say=lambda _: None)
+    found = gather(prompts(24), source(server, parallel=4, timeout=60), tmp_path, say=lambda _: None)
     assert found.texts == [f"of item {number}" for number in range(24)]
-    assert max(server.times) - min(server.times) < 24 * 0.05
 
 
 def test_failures_of_single_prompts_are_recorded_and_asked_again(server: Server, tmp_path: Path) -> None:
