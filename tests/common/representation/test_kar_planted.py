@@ -1,8 +1,8 @@
 """KAR on planted knowledge with a known optimum (facts: section 2.1).
 
-Measured by `python -m benchmarks.planted_kar`, seeds 0 to 2, warm and cold AUC: oracle .769, .759; KAR .754, .763; without
-shared experts .751, .757; without dedicated ones .756, .762; without a gate .718, .727; ids only .511, .500; shuffled
-knowledge .504, .496.
+Measured by `python -m benchmarks.planted_kar`, seeds 0 to 2, warm and cold AUC: oracle .769, .759; KAR .754, .763;
+without shared experts .751, .757; without dedicated ones .756, .762; without a gate .718, .727; ids only .511, .500;
+shuffled knowledge .504, .496.
 """
 
 from __future__ import annotations
