@@ -1,7 +1,8 @@
 """The frozen language model that decodes: training only; no serving path imports this module.
 
 Any causal language model of transformers: a hub name, a local folder, or a GGUF file in a folder (dequantised when
-it is loaded; needs the package `gguf`).
+it is loaded; needs the packages `gguf` and `accelerate`). A hub name whose weights an installed package ships is
+taken from there, as KAR does.
 """
 
 from __future__ import annotations
@@ -51,19 +52,20 @@ class FrozenLanguageModel:
         """
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
+        name, gguf_file = located(config)
         options: dict[str, Any] = {"revision": config.revision} if config.revision else {}
-        if config.gguf_file is not None:
-            options["gguf_file"] = config.gguf_file
+        if gguf_file is not None:
+            options["gguf_file"] = gguf_file
         try:
-            tokenizer = AutoTokenizer.from_pretrained(config.name, **options)
-            model = AutoModelForCausalLM.from_pretrained(config.name, dtype=torch.float32, **options)
+            tokenizer = AutoTokenizer.from_pretrained(name, **options)
+            model = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32, **options)
         except (OSError, ValueError, ImportError) as error:
             raise DataError(
                 "the language model could not be loaded",
                 where=f"{config.name} {config.gguf_file or ''}".strip(),
                 expected="a causal language model of transformers: a hub name, a folder, or a GGUF file in a folder",
                 got=str(error).splitlines()[0] if str(error) else type(error).__name__,
-                todo="check the name; a GGUF file needs the package gguf; or train without it (lm_weight: 0)",
+                todo="check the name; a GGUF file needs the packages gguf and accelerate; or set lm_weight: 0",
             ) from error
         return cls(model, tokenizer, config)
 
@@ -130,3 +132,12 @@ class FrozenLanguageModel:
             inputs_embeds=given, attention_mask=seen, max_new_tokens=tokens, do_sample=False, pad_token_id=0
         )
         return self.tokenizer.batch_decode(out, skip_special_tokens=True)
+
+
+def located(config: LanguageModelConfig) -> tuple[str, str | None]:
+    """Return the name or folder to load, and the GGUF file in it: an installed package's, if it ships that model."""
+    from common.representation.kar.local_model import PACKAGED_CHAT
+
+    shipped = PACKAGED_CHAT.get(config.name) if config.gguf_file is None else None
+    file = None if shipped is None else shipped.find()
+    return (config.name, config.gguf_file) if file is None else (str(file.parent), file.name)

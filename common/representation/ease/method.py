@@ -100,6 +100,7 @@ class Ease(Representation):
         kept, excluded = usable(items, names, config, described=decoder is not None)
         used = items.take(kept)
         vectors = None if target is None else unit_vectors(target, items, kept)
+        rows = self._clicks(clicks, behaviour, items, kept, seed, say)
         if excluded:
             told = ", ".join(f"{count} without {what}" for what, count in excluded.items())
             say(f"ease: {len(items) - len(kept)} of {len(items)} items are left out: {told}")
@@ -118,9 +119,8 @@ class Ease(Representation):
             torch.manual_seed(seed)
             self.build(self.state)
         self._fit_reader(used, vectors, decoder, seed, device, folder, say)
-        if self.adapter is not None:
-            given = clicks or ClickRows.of_histories(_some(behaviour), len(items), config.semantic.negatives, seed)
-            self._fit_adapter(used, _on(given, kept, len(items), say), seed, device, folder, say)
+        if rows is not None:
+            self._fit_adapter(used, rows, seed, device, folder, say)
         for stage in ("reader", "adapter"):
             if folder is not None:
                 shutil.rmtree(folder / stage, ignore_errors=True)
@@ -227,6 +227,24 @@ class Ease(Representation):
                 todo="name a language model; lm_weight: 0 says that an untrained Q-Former is meant (an ablation)",
             )
 
+    def _clicks(
+        self,
+        clicks: ClickRows | None,
+        behaviour: Behaviour | None,
+        items: Items,
+        kept: np.ndarray,
+        seed: int,
+        say: Say,
+    ) -> ClickRows | None:
+        """Return what teaches the semantic adapter, on the items that are kept; None without that adapter."""
+        if self.settings.adapter != "semantic":
+            return None
+        if clicks is None:
+            assert behaviour is not None  # noqa: S101 - `_check` saw that one of them is there
+            behaviour.check(len(items))
+            clicks = ClickRows.of_histories(behaviour, len(items), self.settings.semantic.negatives, seed)
+        return _on(clicks, kept, len(items), say)
+
     def _check_tokens(self, items: Items, names: list[str]) -> None:
         """Refuse items without the modalities of `fit`, of another encoder, or of another width."""
         self.check_encoders(items)
@@ -296,11 +314,6 @@ class Ease(Representation):
     def _key(self) -> dict[str, Any]:
         skip = {"fit": True, "semantic": {"fit"}}
         return {"kind": self.kind, "config": self.settings.model_dump(mode="json", exclude=skip), "state": self.state}
-
-
-def _some(behaviour: Behaviour | None) -> Behaviour:
-    assert behaviour is not None  # noqa: S101 - checked before training
-    return behaviour
 
 
 def _on(clicks: ClickRows, kept: np.ndarray, items: int, say: Say) -> ClickRows:

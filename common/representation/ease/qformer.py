@@ -54,6 +54,8 @@ class Standard(nn.Module):
 
     def measure(self, tokens: Tensor) -> None:
         """Take the statistics of real tokens [M, D]; a dimension that never changes is shifted only."""
+        if not len(tokens):  # no item has this modality: there is nothing to take, and no token to use it on
+            return
         self.mean.copy_(tokens.mean(0))
         spread = tokens.std(0, correction=0)
         self.scale.copy_(torch.where(spread > 1e-6, spread, torch.ones_like(spread)))

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +25,7 @@ from benchmarks.planted_ease import (
     teacher_vectors,
     word_accuracy,
 )
+from common.errors import DataError
 from common.representation.ease import Ease
 from common.representation.ease.adapter import pool
 from common.representation.ease.batches import views_of
@@ -118,3 +122,28 @@ def test_figures_of_the_issue_on_the_full_plant() -> None:
     assert got["AUC: ease"] >= got["AUC: shuffled images"] + 0.05 and got["AUC: ease"] < got["AUC: oracle"]
     assert got["recall@1: distilled"] >= got["recall@1: distilled, shuffled images"] + 0.3
     assert got["language model unchanged"] == 1
+
+
+def test_a_model_that_is_not_there_and_items_without_description(world: World, tmp_path: Path) -> None:
+    items = world.items.take(np.arange(20))
+    lost = settings(language_model={"name": str(tmp_path / "nowhere")})
+    with pytest.raises(DataError, match="language model could not be loaded"):
+        Ease(lost).fit(items, None, seed=0, say=lambda _: None)
+    silent = replace(items, texts=[""] * 3 + list(items.texts[3:]))
+    once = FIT.model_copy(update={"epochs": 1}).model_dump()
+    options: dict[str, Any] = {"seed": 0, "decoder": world.language_model}
+    with pytest.raises(DataError, match=r"has no description(.|\n)*3 without description"):
+        Ease(settings(fit=once)).fit(silent, None, say=lambda _: None, **options)
+    said: list[str] = []
+    ease = Ease(settings(fit=once, max_missing=3)).fit(silent, None, say=said.append, **options)
+    assert ease.state["items"] == 17 and ease.state["excluded"] == {"description": 3}
+    assert any("3 of 20 items are left out" in line for line in said)
+    assert len(ease.transform(silent).ids) == 20  # to serve, no description is needed
+
+
+def test_a_cut_description_is_counted_and_padding_is_never_told(world: World) -> None:
+    model = world.language_model
+    ids, told = model.tokenize([world.items.texts[0], "colour"])
+    assert told.sum(1).tolist() == [9, 2] and ids[1, 2:].sum() == 0 and model.truncated == 0
+    short = type(model)(model.model, model.tokenizer, model.config.model_copy(update={"max_tokens": 3}))
+    assert short.tokenize([world.items.texts[0], "colour"])[1].sum(1).tolist() == [3, 2] and short.truncated == 1
