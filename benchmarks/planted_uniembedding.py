@@ -271,6 +271,7 @@ def verdicts(mean: dict[str, dict[str, float]]) -> Iterator[str]:
 
 def main(seeds: Annotated[int, typer.Option(min=1, help="Planted worlds, each fitted with its own seed")] = 3) -> None:
     """Print UniEmbedding's figures on planted data beside oracle, chance, placebos and ablations."""
+    torch.set_num_threads(1)
     for line in table(seeds):
         typer.echo(line)
 
