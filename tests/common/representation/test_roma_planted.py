@@ -39,6 +39,7 @@ def test_hidden_words_are_read_from_the_image_and_not_from_another_item_s() -> N
     assert world.accuracy(method, world.test, attribute=2) <= CHANCE + 0.1
 
 
+@pytest.mark.slow
 def test_with_opposite_rules_the_mixture_beats_a_single_adapter_and_its_router_tells_the_domains(
     domains: Domains, mixture: dict[str, float]
 ) -> None:
