@@ -273,6 +273,7 @@ def table(seeds: int) -> Iterator[str]:
             for figure, value in run().items():
                 found.setdefault(name, {}).setdefault(figure, []).append(value)
             took[name] = took.get(name, 0.0) + time.process_time() - started
+            typer.echo(f"seed {seed}: {name}", err=True)
     yield f"| arm | {' | '.join(FIGURES)} | CPU s a seed |"
     yield "|---" * (len(FIGURES) + 2) + "|"
     for name, values in found.items():
