@@ -1,5 +1,7 @@
 """ROMA on planted data: words that only the image tells, and two domains with opposite rules."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -81,8 +83,9 @@ def test_placebo_and_ablations_of_domains(domains: Domains, mixture: dict[str, f
     assert abs(domains_arm(domains, 0, domains.shuffled(0))["recall@10"] - chance) <= 0.04
     blind = domains_arm(domains, 0, router_domain=False)
     assert blind["recall@10"] <= mixture["recall@10"] / 1.2 and blind["NMI"] < 0.5
-    for changes in ({"vision": False}, {"uic": False}, {"finetune": False}):
-        assert domains_arm(domains, 0, **changes)["recall@10"] <= mixture["recall@10"] - 0.1
+    for switch in ("vision", "uic", "finetune"):
+        off: dict[str, Any] = {switch: False}
+        assert domains_arm(domains, 0, **off)["recall@10"] <= mixture["recall@10"] - 0.1
     everything = domains_arm(domains, 0, finetune_items=True)
     assert everything["share"] <= 0.15 and everything["recall@10"] >= mixture["recall@10"] - 0.05
 
