@@ -86,7 +86,7 @@ class Quantizer(ABC):
         return codes
 
     def item_codes(self, x: np.ndarray) -> np.ndarray:
-        """Return the codes int32 [N, L] to make the items' IDs of: `encode`, unless a kind has better for its own rows."""
+        """Return codes int32 [N, L] to make IDs of: `encode`, unless a kind has better ones for the rows of its fit."""
         return self.encode(x)
 
     def decode(self, codes: np.ndarray) -> np.ndarray:

@@ -25,7 +25,7 @@ from common.training.state import remove_state
 __all__ = ["Batches", "FitConfig", "FitResult", "Trainable", "evaluating", "fit_model"]
 
 CHECKPOINT_SECONDS = 60.0
-Say = Callable[[str], None]
+Say = Callable[[str], object]
 M = TypeVar("M", bound=nn.Module)
 
 

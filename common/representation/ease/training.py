@@ -111,13 +111,9 @@ def fit_reader(
         seed=seed,
         device=device,
         folder=folder,
-        say=lambda line: _tell(say, line),
+        say=say,
         keep=True,
     )
-
-
-def _tell(say: Say, line: str) -> None:
-    say(line)
 
 
 class AdapterStage(ClickModel):
@@ -164,6 +160,6 @@ def fit_adapter(
         seed=seed,
         device=device,
         folder=folder,
-        say=lambda line: _tell(say, line),
+        say=say,
         keep=True,
     )

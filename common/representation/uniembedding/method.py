@@ -104,7 +104,7 @@ class UniEmbedding(Representation):
                 seed=seed,
                 device=device,
                 folder=folder,
-                say=lambda line: _say(say, line),
+                say=say,
             )
         return self
 
@@ -261,10 +261,6 @@ class UniEmbedding(Representation):
             return {"score": -means.pop("loss"), **means}
 
         return evaluate
-
-
-def _say(say: Say, line: str) -> None:
-    say(line)
 
 
 def _tell(items: Items, behaviour: Behaviour, batches: PairBatches, say: Say) -> None:
