@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from common.config import Config
 from track1_mdr.cart_config import CartRouteConfig
+from track1_mdr.ease_config import EaseRouteConfig
 from track1_mdr.route_config import BaseRouteConfig, Coverage, TextModelConfig
 
 CONFIG_FOLDER = Path(__file__).parent / "configs"
@@ -188,6 +189,7 @@ RouteConfig = Annotated[
     | PageImageConfig
     | SubfigureConfig
     | CartRouteConfig
+    | EaseRouteConfig
     | MyRouteConfig,
     Field(discriminator="type"),
 ]

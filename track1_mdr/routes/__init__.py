@@ -18,6 +18,7 @@ ROUTES: dict[str, tuple[str, str]] = {
     "page_image_late_interaction": ("track1_mdr.routes.page_image", "PageImageRoute"),
     "subfigure": ("track1_mdr.routes.subfigure", "SubfigureRoute"),
     "cart": ("track1_mdr.routes.cart", "CartRoute"),
+    "ease": ("track1_mdr.routes.ease", "EaseRoute"),
     "my_route": ("track1_mdr.my_route", "MyRoute"),
 }
 
