@@ -119,3 +119,25 @@ def test_the_settings_reach_the_adapter() -> None:
         ease_config(config(network={"width": 10, "heads": 4}))
     routes = {"routes": {"ease": {"type": "ease", "model": MINILM}}, "fusion": {"type": "zscore"}}
     assert RunConfig.model_validate({"name": "x", "about": "x", "tasks": {"mmdocir": routes}})
+
+
+def test_a_page_with_an_image_alone_gets_a_vector_and_teaches_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Views:
+        def __init__(self, settings: Any, environment: Environment) -> None:
+            assert settings.model == "tiny" and settings.pretrained == "w" and not settings.sub_figures
+
+        def fit(self, passages: Any) -> None:
+            pass
+
+        def vectors(self) -> tuple[np.ndarray, np.ndarray]:
+            return np.eye(4, 7, dtype=np.float32), np.array([0, 2, 2, 4])
+
+    monkeypatch.setattr("track1_mdr.routes.ease._Views", Views)
+    passages, _, _, _ = planted()
+    more = {"training": {"epochs": 2}, "teacher": "chunks", "image_model": "tiny", "image_pretrained": "w"}
+    route = EaseRoute(config(**more), Environment(tmp_path))
+    route.fit(passages)
+    assert route.rows.tolist() == [0, 1, 2, 3, 4, 5] and route.model is not None
+    assert route.model.state["items"] == 5 and route.model.state["dims"] == {"text": 384, "image": 7}
