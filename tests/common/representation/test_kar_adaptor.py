@@ -116,6 +116,21 @@ def test_the_length_of_a_vector_does_not_matter_when_rescaled() -> None:
     assert not torch.allclose(raw.view("user", 50 * k), raw.view("user", k))
 
 
+def test_what_all_vectors_share_is_subtracted_once_calibrated() -> None:
+    made, k = adaptor(), vectors(rows=40)["user"]
+    shift = torch.full((12,), 9.0)
+    centred = made.view("user", k - k.mean(0))
+    assert (made.view("user", k + shift) - centred).abs().max() > 0.1
+    made.calibrate("user", k + shift)
+    torch.testing.assert_close(made.view("user", k + shift), centred, atol=1e-4, rtol=1e-4)
+    other = HybridExpertAdaptor(DIMS, made.config)
+    other.load_state_dict(made.state_dict())
+    assert torch.equal(other.view("user", k), made.view("user", k))
+    for wrong in (torch.zeros(3, 11), torch.zeros(0, 12), torch.full((1, 12), torch.nan)):
+        with pytest.raises(DataError):
+            made.calibrate("user", wrong)
+
+
 def test_vectors_computed_beforehand_give_the_logits_of_live_ones() -> None:
     made, k = adaptor(), vectors(rows=50)
     torch.manual_seed(2)
