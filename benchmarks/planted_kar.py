@@ -108,8 +108,9 @@ def make_world(seed: int, rows: int = 12000, noise: float = 0.3) -> World:
 
     warm = range(round(USERS * (1 - COLD))), range(round(ITEMS * (1 - COLD)))
     cold = range(warm[0].stop, USERS), range(warm[1].stop, ITEMS)
-    parts = [clicks(*warm, rows), clicks(*warm, rows // 6), clicks(*warm, rows // 3), clicks(*cold, rows // 3)]
-    return World(user.astype(np.float32), item.astype(np.float32), likes, genre, *parts)
+    train, valid, test = (clicks(*warm, count) for count in (rows, rows // 6, rows // 3))
+    unseen = clicks(*cold, rows // 3)
+    return World(user.astype(np.float32), item.astype(np.float32), likes, genre, train, valid, test, unseen)
 
 
 def text_world(world: World, seed: int, config: KarConfig | None = None, say: Callable[[str], object] = print) -> World:
