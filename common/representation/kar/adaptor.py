@@ -112,8 +112,8 @@ class HybridExpertAdaptor(nn.Module):
     def calibrate(self, name: str, k: Tensor) -> None:
         """Subtract from now on the mean of k [N, D], the vectors of a view's known users or items; saved as a buffer.
 
-        Ours, and worth it for vectors of texts that say much the same, such as filled templates: on the planted texts
-        of `benchmarks.planted_kar` (mean cosine of two users .94) the warm AUC was .520 without, .733 with it (one seed).
+        Ours, for vectors of texts that say much the same, such as filled templates: on the planted texts
+        of `benchmarks.planted_kar` (mean cosine of users .94) the warm AUC was .520 without, .733 with it (seed 0).
         """
         self._check(name, k)
         if not len(k) or not bool(torch.isfinite(k).all()):
