@@ -40,6 +40,9 @@ class KnowledgeConfig(Config):
     items: str = Field(default="none", description="a parquet table with item_id and knowledge")
     users: str = Field(default="none", description="a parquet table with user_id and knowledge")
     adaptor: AdaptorConfig = AdaptorConfig()
+    center: bool = Field(
+        default=True, description="subtract the mean of a table's vectors: texts of one template say much the same"
+    )
     encoder: str = Field(default="", description="refuse tables of another encoder; empty = take any")
     allow_missing: int = Field(
         default=0, ge=0, description="items, and as many users, that may lack a row: they share one learnt vector"

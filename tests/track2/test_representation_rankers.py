@@ -110,6 +110,20 @@ def test_one_view_alone_and_what_is_unknown_shares_a_learnt_vector() -> None:
     assert feature.missing["user"].grad is not None and feature.missing["user"].grad.abs().max() > 0
 
 
+@pytest.mark.parametrize("center", [True, False])
+def test_what_all_vectors_of_a_table_share_is_subtracted(center: bool) -> None:
+    _, split = random_rows()
+    users = some_knowledge(40, split.users).users
+    assert users is not None
+    moved = replace(users, values=users.values + 5)
+    batch = make_batch(split, np.arange(30), 64)
+    made = []
+    for table in (users, moved):
+        torch.manual_seed(0)
+        made.append(KnowledgeFeature(KnowledgeConfig(center=center), Knowledge(None, table))(batch).detach())
+    assert ((made[0] - made[1]).abs().max() < 1e-4) == center
+
+
 def test_user_codes_are_summed_coarse_to_fine() -> None:
     _, split = random_rows()
     codes = some_user_codes(split.users[:20], after=3)

@@ -30,6 +30,7 @@ def test_the_fixed_model_is_the_organisers() -> None:
             "items": "none",
             "users": "none",
             "adaptor": AdaptorConfig().model_dump(),
+            "center": True,
             "encoder": "",
             "allow_missing": 0,
         },

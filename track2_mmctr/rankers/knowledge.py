@@ -82,6 +82,8 @@ class KnowledgeFeature(nn.Module):
             self.missing[name] = nn.Parameter(torch.zeros(self.adaptor.out))
             values = torch.from_numpy(np.ascontiguousarray(table.values, np.float32))
             self.register_buffer(f"of_{name}", values, persistent=False)
+            if config.center and len(values):
+                self.adaptor.calibrate(name, values)
         self.fields = [self.adaptor.out] * len(tables)
 
     def forward(self, batch: Batch) -> Tensor:
