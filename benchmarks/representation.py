@@ -1,12 +1,14 @@
-"""What representation methods add to Track 2's rankers on MovieLens: test AUC over seeds, warm and cold items apart.
+"""What representation methods show: on planted data with a known optimum, and in Track 2's rankers on MovieLens.
 
-    python -m benchmarks.representation_movielens make --data DIR --features DIR
-    python -m benchmarks.representation_movielens table --data DIR --features DIR
+    python -m benchmarks.representation planted --seeds 3
+    python -m benchmarks.representation make --data DIR --features DIR
+    python -m benchmarks.representation movielens --data DIR --features DIR
 
-`make` runs `embed` for each arm whose files are not there yet, and notes seconds, peak memory and bytes an item in
-FEATURES/costs.jsonl. `table` trains the rankers with each arm (recipes of `benchmarks.ctr_quality`; finished trainings
-are kept in --results) and prints AUC on all rows, on those whose target was a training target, and on cold ones. `KAR,
-language model` needs answers of one: name a source with --set (the command says how), else it is left out.
+`planted` prints each method's table of arms beside oracle, placebos and ablations (`benchmarks.planted_<method>`).
+`make` runs `embed` for each arm whose files are not there yet, and notes seconds, peak memory and bytes in
+FEATURES/costs.jsonl. `movielens` trains the rankers with each arm (recipes of `benchmarks.ctr_quality`; finished
+trainings are kept in --results) and prints AUC on all rows, on those whose target was a training target, and on cold
+ones. `KAR, language model` needs answers of one: name it with --source, else the arm is left out.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated
 
@@ -27,8 +30,9 @@ from common.atomic import append_line
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 BARE = ("features.item_levels=false", "features.target_levels=false", "features.tags=false")
+METHODS = ("kar", "ease", "roma", "uniembedding", "uist")
 RANKERS = ("din", "dcnv2")
-CACHE, RESULTS = Path("data/cache"), Path("runs/representation_movielens.jsonl")
+CACHE, RESULTS = Path("data/cache"), Path("runs/representation.jsonl")
 
 
 @dataclass(frozen=True)
@@ -92,6 +96,17 @@ def overrides(arm: str, folder: Path) -> tuple[str, ...]:
 
 
 @app.command()
+def planted(
+    seeds: Annotated[int, typer.Option(min=1)] = 3,
+    method: Annotated[list[str] | None, typer.Option("--method", help="Default: all")] = None,
+) -> None:
+    """Print every method's table on planted data."""
+    for name in method or METHODS:
+        typer.echo(f"\n{name}")
+        import_module(f"benchmarks.planted_{name}").main(seeds=seeds)
+
+
+@app.command()
 def make(
     data: DataOption,
     features: FeaturesOption,
@@ -131,7 +146,7 @@ def make(
 
 
 @app.command()
-def table(
+def movielens(
     data: DataOption,
     features: FeaturesOption,
     arm: ArmOption = None,
