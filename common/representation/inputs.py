@@ -47,7 +47,7 @@ class Tokens:
     @property
     def present(self) -> np.ndarray:
         """Which items have the modality, bool [N]."""
-        return self.mask.any(1)
+        return np.asarray(self.mask.any(1))
 
     def mean(self) -> np.ndarray:
         """Return the mean of each item's real tokens, float32 [N, D]; zeros where there is none."""
