@@ -95,6 +95,7 @@ def overrides(arm: str, folder: Path) -> tuple[str, ...]:
     elif reads == "codes":
         own += [f"features.semantic_ids={path}", f"features.user_semantic_ids={users}", "features.sid.combine=sum"]
         own += ["features.hmi=true", "features.user_sid.allow_missing=1000000"]
+        own += ["features.sid.levels=2", "features.user_sid.levels=2"]  # 4 passes of the ranker and not 16
     return tuple(own)
 
 
@@ -116,7 +117,7 @@ def make(
     arm: ArmOption = None,
     source: Annotated[
         list[str] | None,
-        typer.Option("--source", help="Setting of the arms with a language model: method.source.type=..."),
+        typer.Option("--source", help="Setting that names a language model: method.source.type=..."),
     ] = None,
     cache: CacheOption = CACHE,
 ) -> None:
