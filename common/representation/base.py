@@ -102,7 +102,7 @@ class Representation(nn.Module):
         return {name: tokens.encoder for name, tokens in items.modalities.items()}
 
     def check_encoders(self, items: Items) -> None:
-        """Raise `DataError` where a modality comes from another encoder than at `fit`; widths are the method's to check."""
+        """Raise `DataError` where a modality comes from another encoder than at `fit`; the method checks widths."""
         for name, wanted in self.state.get("encoders", {}).items():
             if name in items.modalities and (got := items.modalities[name].encoder) != wanted:
                 raise DataError(

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from common.encoders.text import build_text_encoder
 from common.hashing import digest
 from track1_mdr.cart_config import CartIdsConfig, CartRouteConfig
 from track1_mdr.chunks import chunk_passages
@@ -20,7 +19,7 @@ from track1_mdr.datasets.tables import Candidates, Passages, Queries, Scored, to
 from track1_mdr.given_queries import read_given
 from track1_mdr.pseudo_queries import PseudoQueries, match_key, pseudo_queries
 from track1_mdr.routes.base import Environment
-from track1_mdr.routes.text_vectors import chunk_namer, encode_texts
+from track1_mdr.routes.text_vectors import chunk_namer, encode_texts, text_encoder
 
 if TYPE_CHECKING:
     from common.generative.cart import Cart, CartConfig
@@ -61,16 +60,7 @@ class CartRoute:
     def __init__(self, config: CartRouteConfig, environment: Environment) -> None:
         self._config = config
         self._environment = environment
-        self._encoder = build_text_encoder(
-            config.model,
-            cache=environment.cache,
-            backend=config.backend,
-            query_prompt=config.query_prompt,
-            passage_prompt=config.passage_prompt,
-            max_tokens=config.max_tokens,
-            device=environment.device,
-            threads=environment.threads,
-        )
+        self._encoder = text_encoder(config, environment)
         self._fitted = False
         self.rows = np.empty(0, np.int64)
         self.model: Cart | None = None

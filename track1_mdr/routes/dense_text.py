@@ -5,12 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from common.encoders.embeddings import Embeddings
-from common.encoders.text import build_text_encoder
 from track1_mdr.chunks import Chunks, chunk_passages
 from track1_mdr.config import DenseTextConfig
 from track1_mdr.datasets.tables import Candidates, Passages, Queries, Scored
 from track1_mdr.routes.base import Environment
-from track1_mdr.routes.text_vectors import chunk_namer, encode_texts, score_groups, take_rows
+from track1_mdr.routes.text_vectors import chunk_namer, encode_texts, score_groups, take_rows, text_encoder
 
 
 class DenseTextRoute:
@@ -19,17 +18,7 @@ class DenseTextRoute:
     def __init__(self, config: DenseTextConfig, environment: Environment) -> None:
         self._config = config
         self._environment = environment
-        self._encoder = build_text_encoder(
-            config.model,
-            cache=environment.cache,
-            backend=config.backend,
-            query_prompt=config.query_prompt,
-            passage_prompt=config.passage_prompt,
-            max_tokens=config.max_tokens,
-            device=environment.device,
-            threads=environment.threads,
-            precision=config.precision,
-        )
+        self._encoder = text_encoder(config, environment, precision=config.precision)
         self._chunks: Chunks | None = None
         self._vectors: Embeddings | None = None
 

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from common.encoders.embeddings import Embeddings
-from common.encoders.text import build_text_encoder
 from common.errors import ConfigError
 from common.hashing import digest
 from common.index import FaissIndex, choose_kind
@@ -24,7 +23,7 @@ from track1_mdr.ease_config import EaseRouteConfig
 from track1_mdr.pseudo_queries import pseudo_queries
 from track1_mdr.routes.base import Environment
 from track1_mdr.routes.image import ImageRoute
-from track1_mdr.routes.text_vectors import chunk_namer, encode_texts
+from track1_mdr.routes.text_vectors import chunk_namer, encode_texts, text_encoder
 
 if TYPE_CHECKING:
     from common.representation.ease import Ease, EaseConfig
@@ -48,16 +47,7 @@ class EaseRoute:
     def __init__(self, config: EaseRouteConfig, environment: Environment) -> None:
         self._config = config
         self._environment = environment
-        self._encoder = build_text_encoder(
-            config.model,
-            cache=environment.cache,
-            backend=config.backend,
-            query_prompt=config.query_prompt,
-            passage_prompt=config.passage_prompt,
-            max_tokens=config.max_tokens,
-            device=environment.device,
-            threads=environment.threads,
-        )
+        self._encoder = text_encoder(config, environment)
         self._index: FaissIndex | None = None
         self._fitted = False
         self.rows = np.empty(0, np.int64)

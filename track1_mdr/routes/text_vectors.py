@@ -1,20 +1,46 @@
-"""What the dense and the ColBERT route share: chunks of passages, and questions, in the embedding store."""
+"""What the routes over text vectors share: the encoder, chunks of passages, and questions, in the embedding store."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from common.encoders.base import Role, TextEncoder, TokenEncoder, text_key
+from common.encoders.base import Backend, Role, TextEncoder, TokenEncoder, text_key
 from common.encoders.store import EmbeddingStore
+from common.encoders.text import Precision, build_text_encoder
 from track1_mdr.chunks import Chunks
 from track1_mdr.datasets.tables import Candidates, Passages, Queries, Scored, top_k
 from track1_mdr.routes.base import Environment
 
 _SHARD_CHUNKS = 512
 _BLOCK_SCORES = 20_000_000  # query x passage scores held at once: 80 MB
+
+
+class EncoderSettings(Protocol):
+    """What the configurations of routes with a text encoder have in common."""
+
+    model: str
+    backend: Backend
+    query_prompt: str
+    passage_prompt: str
+    max_tokens: int
+
+
+def text_encoder(config: EncoderSettings, environment: Environment, *, precision: Precision = "float32") -> TextEncoder:
+    """Return the text encoder of a route's configuration."""
+    return build_text_encoder(
+        config.model,
+        cache=environment.cache,
+        backend=config.backend,
+        query_prompt=config.query_prompt,
+        passage_prompt=config.passage_prompt,
+        max_tokens=config.max_tokens,
+        device=environment.device,
+        threads=environment.threads,
+        precision=precision,
+    )
 
 
 def encode_texts(
