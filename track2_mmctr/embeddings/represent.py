@@ -29,6 +29,7 @@ from track2_mmctr.embeddings.represent_config import RepresentConfig
 from track2_mmctr.tokenize_items import default_codes
 
 UIST_LEVELS, UIST_CODES = 4, 64
+ROMA_ON_CPU = {"uic": False, "finetune_items": False}
 VIDEO_FACTORS = ["topic", "mood", "style"]
 """What KAR's prompts ask of the challenge's short videos; MovieLens has movies, and the deck's factors."""
 Say = Callable[[str], object]
@@ -139,6 +140,13 @@ def make_method(
     if name == "kar":
         thing = {} if (found.catalogue.folder / MARKER).is_file() else {"thing": "video", "factors": VIDEO_FACTORS}
         settings = merged(settings, {"encoder": {"device": device, "threads": threads}, "prompts": thing})
+    if name == "roma" and device == "cpu" and "scratch" not in config.method:
+        settings |= ROMA_ON_CPU
+        if not ROMA_ON_CPU.keys() <= config.method.keys():
+            notes.append(
+                "on a CPU ROMA's item layers learn from masked words alone, and only its top layers from histories; "
+                "all of it, in hours: --set method.uic=true --set method.finetune_items=true"
+            )
     if name == "uist" and "codebook_sizes" not in config.method:
         sizes = {"codebook_sizes": len(found.items), "user_codebook_sizes": len(with_history(found.described))}
         for key, rows in sizes.items():
