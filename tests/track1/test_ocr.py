@@ -1,4 +1,6 @@
 import json
+import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -168,6 +170,16 @@ def test_dead_and_hanging_workers_are_events_and_the_others_go_on() -> None:
             assert event.lost == (what != "raise")
             assert {"die": "exit code 7", "hang": "1.5 s", "raise": "RuntimeError: boom"}[what] in event.reason
     assert again == [0, 1, 2, 3]
+
+
+def test_ctrl_c_is_no_failure_of_a_task() -> None:
+    with WorkerPool(act, no_state, workers=1) as pool:
+        events = pool.run([("fine", 20_000)])  # far from done when the signal comes
+        found = [next(events)]
+        for worker in pool._pool:
+            os.kill(worker.process.pid, signal.SIGINT)  # as a terminal does to every process of the group
+        found += list(events)
+    assert len(found) == 20_001 and isinstance(found[-1], End)
 
 
 def test_a_pool_that_cannot_start_says_so() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import multiprocessing as mp
 import os
+import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -181,6 +182,7 @@ def _stop(worker: _Worker) -> None:
 
 def _work(pipe: Any, setup: Callable[[], Any], function: Callable[[Any, Any], Iterator[Any]]) -> None:
     """Answer tasks until the parent is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's: it ends its workers, and no task has failed
     try:
         state = setup()
         pipe.send(("ready", None))
@@ -197,5 +199,5 @@ def _work(pipe: Any, setup: Callable[[], Any], function: Callable[[Any, Any], It
                 pipe.send(("error", f"{type(error).__name__}: {error}"))
             else:
                 pipe.send(("end", None))
-    except (EOFError, BrokenPipeError, ConnectionResetError, KeyboardInterrupt):
+    except (EOFError, BrokenPipeError, ConnectionResetError):
         return
