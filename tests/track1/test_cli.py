@@ -342,8 +342,9 @@ def ocr_root(tmp_path: Path) -> Path:
 
 
 def start(root: Path, home: Path, arguments: Sequence[str]) -> subprocess.Popen[str]:
-    code = (
-        "import sys; from pathlib import Path; import track1_mdr.__main__ as cli\n"
+    code = (  # a suite that runs in the background has SIGINT ignored, and so would its children
+        "import signal, sys; from pathlib import Path; import track1_mdr.__main__ as cli\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "cli.ROOT = Path(sys.argv.pop(1)); cli.main()"
     )
     return subprocess.Popen(
