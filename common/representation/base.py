@@ -24,7 +24,7 @@ from common.hashing import file_digest
 from common.representation.inputs import Behaviour, Items
 from common.representation.table import FeatureTable
 from common.training.fit import FitConfig
-from common.training.fit_state import learnt_state
+from common.training.fit_state import learnt_state, restore
 from common.training.schedule import ScheduleConfig
 from common.training.tensors import distinct
 
@@ -148,10 +148,7 @@ class Representation(nn.Module):
             made = cls(cls.config_type.model_validate(header["config"]))
             made.state = header["state"]
             made.build(made.state)
-            weights = load_file(path)
-            if weights.keys() != learnt_state(made).keys():
-                raise ValueError("other weights than the method has")
-            made.load_state_dict(weights, strict=False)
+            restore(made, load_file(path))
         except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
             raise DataError(
                 "the saved method is damaged", where=path, got=str(error).splitlines()[0], todo="fit it again"

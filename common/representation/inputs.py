@@ -52,7 +52,8 @@ class Tokens:
     def mean(self) -> np.ndarray:
         """Return the mean of each item's real tokens, float32 [N, D]; zeros where there is none."""
         count = np.maximum(self.mask.sum(1, keepdims=True), 1)
-        return ((self.values * self.mask[:, :, None]).sum(1) / count).astype(np.float32)
+        real = np.where(self.mask[:, :, None], self.values, 0)  # a product would let NaN through: 0 * NaN is NaN
+        return (real.sum(1) / count).astype(np.float32)
 
     def take(self, rows: np.ndarray) -> Self:
         """Return the tokens of some items, in their order."""
@@ -186,6 +187,13 @@ class Behaviour:
         """Return the item rows of one user, int64 [its length]."""
         return self.items[self.offsets[row] : self.offsets[row + 1]]
 
+    def take(self, rows: np.ndarray) -> Self:
+        """Return the histories of some users, in the order of `rows`."""
+        lengths = self.lengths[rows]
+        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        places = np.repeat(self.offsets[rows], lengths) + np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths)
+        return replace(self, users=self.users[rows], items=self.items[places], offsets=offsets)
+
     def check(self, items: int) -> None:
         """Raise `DataError` where users repeat, offsets do not fit, or an item row is not below `items`."""
         fits = self.offsets.ndim == 1 and len(self.offsets) == len(self.users) + 1 and self.offsets[0] == 0
@@ -198,9 +206,8 @@ class Behaviour:
         if len(np.unique(self.users)) != len(self.users):
             raise DataError("a user has two histories", expected="one history a user")
         if len(self.items) and not 0 <= self.items.min() <= self.items.max() < items:
-            raise DataError(
-                "a history holds an unknown item row", expected=f"0..{items - 1}", got=int(self.items.max())
-            )
+            unknown = self.items[(self.items < 0) | (self.items >= items)]
+            raise DataError("a history holds an unknown item row", expected=f"0..{items - 1}", got=int(unknown[0]))
 
     def digest(self) -> str:
         """Return SHA-256 over everything."""

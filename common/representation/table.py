@@ -79,7 +79,7 @@ def read_features(path: Path) -> FeatureTable:
         raise DataError("the table of features is missing", where=path, todo="write it: embed --method ...") from None
     except (OSError, pa.ArrowException) as error:
         raise DataError("the table of features is damaged", where=path, got=str(error).splitlines()[0]) from None
-    about = json.loads((table.schema.metadata or {}).get(b"mirc", b"{}"))
+    about = _about(table.schema.metadata or {}, path)
     names = [name for name in ("item_id", "user_id") if name in table.column_names]
     if about.pop("format", None) != FORMAT or len(names) != 1:
         raise DataError(
@@ -94,6 +94,16 @@ def read_features(path: Path) -> FeatureTable:
             continue
         if not pa.types.is_fixed_size_list(field_.type):
             raise DataError("a feature column has another type", where=f"{path}, {field_.name}", got=field_.type)
-        flat = table[field_.name].combine_chunks().flatten().to_numpy()
+        flat = table[field_.name].combine_chunks().flatten().to_numpy(zero_copy_only=False)
         columns[field_.name] = flat.reshape(-1, field_.type.list_size)
     return FeatureTable(table[names[0]].to_numpy(), columns, about, names[0])
+
+
+def _about(metadata: dict[bytes, bytes], path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(metadata.get(b"mirc", b"{}"))
+    except ValueError as error:
+        raise DataError(
+            "the table's description is damaged", where=path, got=str(error), todo="make it again"
+        ) from None
+    return found if isinstance(found, dict) else {}

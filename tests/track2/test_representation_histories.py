@@ -16,7 +16,7 @@ from track2_mmctr.datasets.movielens_files import read_people
 from track2_mmctr.datasets.tables import SPLITS, Split
 from track2_mmctr.embeddings.catalogue import read_catalogue, read_facts, read_texts
 from track2_mmctr.embeddings.domains import domains_of
-from track2_mmctr.embeddings.histories import describing_behaviour, on_items, take, training_behaviour, with_history
+from track2_mmctr.embeddings.histories import describing_behaviour, on_items, training_behaviour, with_history
 from track2_mmctr.embeddings.represent_config import DomainConfig
 
 
@@ -106,11 +106,11 @@ def test_items_that_are_left_out_leave_histories_and_the_rest_is_renumbered() ->
         own = behaviour.history(row)
         assert kept[made.history(row)].tolist() == own[own % 3 > 0].tolist()
     rows = with_history(made)[::-1]
-    taken = take(made, rows)
+    taken = made.take(rows)
     assert taken.users.tolist() == made.users[rows].tolist()
     for place, row in enumerate(rows):
         assert np.array_equal(taken.history(place), made.history(int(row)))
-    empty = take(made, rows[:0])
+    empty = made.take(rows[:0])
     assert len(empty) == 0 and empty.offsets.tolist() == [0]
 
 

@@ -60,11 +60,3 @@ def on_items(behaviour: Behaviour, kept: np.ndarray, count: int) -> Behaviour:
 def with_history(behaviour: Behaviour) -> np.ndarray:
     """Return the rows of the users whose history is not empty."""
     return np.flatnonzero(behaviour.lengths > 0)
-
-
-def take(behaviour: Behaviour, rows: np.ndarray) -> Behaviour:
-    """Return the histories of some users, in the order of `rows`."""
-    lengths = behaviour.lengths[rows]
-    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    places = np.repeat(behaviour.offsets[rows], lengths) + np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths)
-    return Behaviour(behaviour.users[rows], behaviour.items[places], offsets)

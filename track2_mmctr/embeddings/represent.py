@@ -23,7 +23,7 @@ from track2_mmctr.embeddings.encode import Tools
 from track2_mmctr.embeddings.files import WIDTH, write_item_info
 from track2_mmctr.embeddings.fusion import Modality, reduced, scaled
 from track2_mmctr.embeddings.gather import Gathered, gather
-from track2_mmctr.embeddings.histories import take, with_history
+from track2_mmctr.embeddings.histories import with_history
 from track2_mmctr.embeddings.registry import REPRESENTATIONS, RepresentationMethod
 from track2_mmctr.embeddings.represent_config import RepresentConfig
 from track2_mmctr.tokenize_items import default_codes
@@ -108,7 +108,7 @@ def represent_items(
     clock.append(perf_counter())
     prepare(method, name, found, config, cache, say, api_key)
     behaviour = found.described if chosen.writes == "codes" else found.training
-    learners = take(behaviour, with_history(behaviour))
+    learners = behaviour.take(with_history(behaviour))
     more = fit_arguments(name, config, found)
     method.fit(found.items, learners, seed=config.seed, device=device, folder=state, say=say, **more)
     clock.append(perf_counter())
@@ -222,7 +222,7 @@ def _tables(method: Representation, name: str, found: Gathered) -> tuple[Feature
     facts = {"facts": found.facts} if name == "kar" and any(found.facts) else {}
     table: FeatureTable = describes.transform(found.items, None, **facts)
     rows = with_history(found.users)
-    users: FeatureTable = describes.transform_users(found.items, take(found.users, rows), **facts)
+    users: FeatureTable = describes.transform_users(found.items, found.users.take(rows), **facts)
     order = np.searchsorted(found.users.users, users.ids)
     after = found.after[order].astype(np.int32)[:, None]
     return table, replace(users, columns={**users.columns, AFTER: after})

@@ -17,7 +17,7 @@ from common.representation.uniembedding.adapter import DomainAdapter, UserView
 from common.representation.uniembedding.batches import PairBatch, PairBatches
 from common.representation.uniembedding.config import UniEmbeddingConfig
 from common.representation.uniembedding.losses import cosines, info_nce, view_cosines
-from common.representation.uniembedding.pooling import Pooled, check_domains, pool_items, take_users
+from common.representation.uniembedding.pooling import Pooled, check_domains, pool_items
 from common.training.fit import FitResult, fit_model
 
 CHUNK = 8192
@@ -94,7 +94,7 @@ class UniEmbedding(Representation):
             self.build(self.state)
             self._standardise(pooled)
             self.to(device)
-            check = None if held is None else self._evaluation(pooled, held, seed)
+            check = None if held is None else self._evaluation(pooled, held, seed, say)
             self.result = fit_model(
                 self,
                 batches,
@@ -244,13 +244,14 @@ class UniEmbedding(Representation):
         if count < MIN_VALIDATION:
             return behaviour, None
         order = np.random.default_rng([seed, 1]).permutation(len(behaviour))
-        return take_users(behaviour, np.sort(order[count:])), take_users(behaviour, np.sort(order[:count]))
+        return behaviour.take(np.sort(order[count:])), behaviour.take(np.sort(order[:count]))
 
-    def _evaluation(self, items: Pooled, behaviour: Behaviour, seed: int) -> Any:
+    def _evaluation(self, items: Pooled, behaviour: Behaviour, seed: int, say: Say) -> Any:
         """Return what gives the score on held-out users: minus their loss on pairs that are the same each time."""
         try:
             batches = self._batches(items, behaviour, seed)
-        except DataError:  # they have no pair of some kind, which is no fault of the data as a whole
+        except DataError as error:  # they have no pair of some kind, which is no fault of the data as a whole
+            say(f"{len(behaviour):,} held-out users tell nothing ({error.what}): all epochs are run")
             return None
         plan = list(batches.epoch(0))
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from common.errors import DataError
-from common.representation.inputs import Behaviour, Items
+from common.representation.inputs import Items
 
 
 @dataclass(frozen=True)
@@ -96,11 +96,3 @@ def check_domains(items: Items) -> None:
             got=f"{counts[small]}",
             todo="join it with another domain, or leave it out",
         )
-
-
-def take_users(behaviour: Behaviour, rows: np.ndarray) -> Behaviour:
-    """Return the histories of some users, in the order of `rows`."""
-    histories = [behaviour.history(row) for row in rows.tolist()]
-    offsets = np.concatenate([[0], np.cumsum([len(one) for one in histories])]).astype(np.int64)
-    flat = np.concatenate(histories) if histories else np.empty(0, np.int64)
-    return Behaviour(behaviour.users[rows], flat, offsets)
