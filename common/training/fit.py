@@ -146,7 +146,9 @@ class _Fit:
         progress = self.state.progress
         self.saved, self.pause = time.monotonic(), self.interval
         self._before = (time.monotonic() - progress.seconds, time.process_time() - progress.cpu_seconds)
-        with self.interrupt, repeatable(self.device):
+        # Each step seeds torch: the caller's random state is his own.
+        cuda = [self.device] if self.device.type == "cuda" else []
+        with self.interrupt, repeatable(self.device), torch.random.fork_rng(devices=cuda):
             while progress.stopped is None:
                 self._epoch()
         if self.interrupt.pressed:

@@ -9,8 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from common.errors import DataError
-from common.training.state import Weights, check_key, load_optimizer, part, prefixed, todo
+from common.training.state import Weights, check_key, core_tensors, fitting, load_optimizer, part, todo
 from common.training.tensors import read_tensors, write_tensors
 
 FORMAT = "mirc-training-2"
@@ -70,11 +69,7 @@ def save_state(
     path: Path, key: dict[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer, state: State
 ) -> None:
     """Write everything that a run needs to go on; a full disk leaves the file before it as it was."""
-    tensors = prefixed("model", learnt_state(model))
-    for number, values in optimizer.state_dict()["state"].items():
-        tensors |= prefixed(f"optimizer/{number}", values)
-    if state.best is not None:
-        tensors |= prefixed("best", state.best)
+    tensors = core_tensors(learnt_state(model), optimizer, state.best)
     write_tensors(path, tensors, {"format": FORMAT, "key": key, "progress": asdict(state.progress)})
 
 
@@ -90,14 +85,11 @@ def load_state(path: Path, key: dict[str, Any], model: nn.Module, optimizer: tor
     """
     tensors, header = read_tensors(path, FORMAT, todo(path))
     check_key(path, header["key"], key)
-    try:
+    with fitting(path):
         restore(model, part(tensors, "model"))
         load_optimizer(optimizer, part(tensors, "optimizer"))
         progress = Progress(**header["progress"])
         progress.curve = [Point(**values) for values in header["progress"]["curve"]]
-    except (RuntimeError, KeyError, TypeError, ValueError) as error:
-        got = str(error).splitlines()[0]
-        raise DataError("the checkpoint does not fit the model", where=path, got=got, todo=todo(path)) from None
     return State(progress, part(tensors, "best") or None)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import torch
 from torch import Tensor
 
 from common.config import flatten
-from common.errors import ConfigError
+from common.errors import ConfigError, DataError
 
 Weights = dict[str, Tensor]
 
@@ -53,6 +55,24 @@ def prefixed(prefix: str, tensors: dict[str, Tensor]) -> Weights:
 def part(tensors: Weights, prefix: str) -> Weights:
     """Return the tensors whose names begin with `prefix/`, without it."""
     return {name[len(prefix) + 1 :]: value for name, value in tensors.items() if name.startswith(f"{prefix}/")}
+
+
+def core_tensors(weights: Weights, optimizer: torch.optim.Optimizer, best: Weights | None) -> Weights:
+    """Return what every training state holds: the model's weights, the optimiser's state, the best weights so far."""
+    tensors = prefixed("model", weights)
+    for number, values in optimizer.state_dict()["state"].items():
+        tensors |= prefixed(f"optimizer/{number}", values)
+    return tensors if best is None else tensors | prefixed("best", best)
+
+
+@contextmanager
+def fitting(path: Path) -> Iterator[None]:
+    """Turn what goes wrong when a checkpoint is put back into `DataError`: it is of another model, or damaged."""
+    try:
+        yield
+    except (RuntimeError, KeyError, TypeError, ValueError) as error:
+        got = str(error).splitlines()[0]
+        raise DataError("the checkpoint does not fit the model", where=path, got=got, todo=todo(path)) from None
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Weights) -> None:

@@ -9,8 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from common.errors import DataError
-from common.training.state import check_key, load_optimizer, part, prefixed, todo
+from common.training.state import check_key, core_tensors, fitting, load_optimizer, part, prefixed, todo
 from common.training.tensors import read_tensors, write_tensors
 from track2_mmctr.training.averaging import Weights
 
@@ -66,13 +65,9 @@ def save_state(
     path: Path, key: dict[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer, state: State
 ) -> None:
     """Write everything that a run needs to go on; a full disk leaves the file before it as it was."""
-    tensors = prefixed("model", model.state_dict())
-    for number, values in optimizer.state_dict()["state"].items():
-        tensors |= prefixed(f"optimizer/{number}", values)
+    tensors = core_tensors(model.state_dict(), optimizer, state.best)
     for number, weights in enumerate(state.snapshots):
         tensors |= prefixed(f"snapshot/{number}", weights)
-    if state.best is not None:
-        tensors |= prefixed("best", state.best)
     write_tensors(path, tensors, {"format": FORMAT, "key": key, "progress": asdict(state.progress)})
 
 
@@ -88,15 +83,11 @@ def load_state(path: Path, key: dict[str, Any], model: nn.Module, optimizer: tor
     """
     tensors, header = read_tensors(path, FORMAT, todo(path))
     check_key(path, header["key"], key)
-    try:
+    with fitting(path):
         model.load_state_dict(part(tensors, "model"))
         load_optimizer(optimizer, part(tensors, "optimizer"))
         progress = Progress(**header["progress"])
         progress.evaluations = [Evaluation(**values) for values in header["progress"]["evaluations"]]
-    except (RuntimeError, KeyError, TypeError, ValueError) as error:
-        raise DataError(
-            "the checkpoint does not fit the model", where=path, got=str(error).splitlines()[0], todo=todo(path)
-        ) from None
     snapshots = part(tensors, "snapshot")
     numbers = sorted({int(name.partition("/")[0]) for name in snapshots})
     best = part(tensors, "best")

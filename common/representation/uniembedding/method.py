@@ -89,23 +89,23 @@ class UniEmbedding(Representation):
         train, held = self._split(behaviour, seed)
         batches = self._batches(pooled, train, seed)
         _tell(items, behaviour, batches, say)
-        with torch.random.fork_rng(devices=[]):  # the caller's random state is left alone
+        with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.build(self.state)
-            self._standardise(pooled)
-            self.to(device)
-            check = None if held is None else self._evaluation(pooled, held, seed, say)
-            self.result = fit_model(
-                self,
-                batches,
-                self.config.fit,
-                key=self._key(),
-                evaluate=check,
-                seed=seed,
-                device=device,
-                folder=folder,
-                say=say,
-            )
+        self._standardise(pooled)
+        self.to(device)
+        check = None if held is None else self._evaluation(pooled, held, seed, say)
+        self.result = fit_model(
+            self,
+            batches,
+            self.config.fit,
+            key=self._key(),
+            evaluate=check,
+            seed=seed,
+            device=device,
+            folder=folder,
+            say=say,
+        )
         return self
 
     def loss(self, batch: PairBatch) -> dict[str, Tensor]:

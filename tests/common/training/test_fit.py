@@ -104,6 +104,15 @@ def test_an_interrupted_training_ends_with_the_same_bytes_and_keeps_no_frozen_we
     assert result.resumed_from == 8 and bytes_of(resumed) == bytes_of(whole)
 
 
+def test_the_callers_random_state_is_left_alone() -> None:
+    torch.manual_seed(11)
+    wanted = torch.rand(3)
+    model = made()
+    torch.manual_seed(11)
+    fit_model(model, Numbers(), FIT, key={}, seed=1)
+    assert torch.equal(torch.rand(3), wanted)
+
+
 def test_weights_of_another_model_are_refused() -> None:
     model = made()
     kept = copy_weights(model)
