@@ -14,8 +14,7 @@ tell it too: shown beside. Fine-tuning has the language model frozen.
 from __future__ import annotations
 
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,6 +22,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
+from benchmarks.planted_arms import Run, figures_of, over_seeds, rows
 from common.planted import ClusterChain, Planted, PlantedConfig, plant
 from common.planted_words import make_words
 from common.representation.inputs import Behaviour, Items, Tokens
@@ -32,7 +32,6 @@ from common.training.fit import FitConfig
 from common.training.schedule import ScheduleConfig
 
 FIGURES = ("words", "recall@10", "NMI", "share")
-Run = Callable[[], dict[str, float]]
 SCRATCH = ScratchConfig(dim=48, layers=3, heads=4, feedforward=128, dropout=0.0, positions=32)
 VALUES, SIDE, TRAINED = 8, 4, 400
 
@@ -260,26 +259,13 @@ def all_arms(seed: int) -> Iterator[tuple[str, Run]]:
 
 def arms(seed: int) -> dict[str, float]:
     """Return every figure of every arm, by "arm: figure"."""
-    return {f"{name}: {figure}": value for name, run in all_arms(seed) for figure, value in run().items()}
+    return figures_of(all_arms, seed)
 
 
 def table(seeds: int) -> Iterator[str]:
-    """Yield the lines of the table: mean ± standard deviation over seeds."""
-    found: dict[str, dict[str, list[float]]] = {}
-    took: dict[str, float] = {}
-    for seed in range(seeds):
-        for name, run in all_arms(seed):
-            started = time.process_time()
-            for figure, value in run().items():
-                found.setdefault(name, {}).setdefault(figure, []).append(value)
-            took[name] = took.get(name, 0.0) + time.process_time() - started
-            typer.echo(f"seed {seed}: {name}", err=True)
-    yield f"| arm | {' | '.join(FIGURES)} | CPU s a seed |"
-    yield "|---" * (len(FIGURES) + 2) + "|"
-    for name, values in found.items():
-        cells = [f"{np.mean(values[f]):.3f} ± {np.std(values[f]):.3f}" if f in values else "" for f in FIGURES]
-        yield f"| {name} | {' | '.join(cells)} | {took[name] / seeds:.1f} |"
-    yield ""
+    """Yield the lines of the table, and the requirements."""
+    found, took = over_seeds(all_arms, seeds)
+    yield from rows(found, took, FIGURES)
     yield from verdicts({f"{n}: {f}": float(np.mean(v)) for n, values in found.items() for f, v in values.items()})
 
 

@@ -7,8 +7,7 @@ never trained on, and `COLD` items of each taste and domain are in no training h
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
@@ -16,6 +15,7 @@ import numpy as np
 import torch
 import typer
 
+from benchmarks.planted_arms import Run, figures_of, over_seeds, rows
 from common.representation.inputs import Behaviour, Items, Tokens
 from common.representation.uniembedding import UniEmbedding, UniEmbeddingConfig
 from common.representation.uniembedding.losses import see
@@ -197,12 +197,12 @@ def oracle_figures(world: World) -> dict[str, float]:
     return best | {"intra 2": 1.0}  # a test user has all items of both tastes; at most 7 of them are held out
 
 
-def trained(world: World, seed: int, **changes: Any) -> Callable[[], dict[str, float]]:
+def trained(world: World, seed: int, **changes: Any) -> Run:
     """Return what fits an arm and computes its figures."""
     return lambda: figures(world, fitted(world, seed, **changes))
 
 
-def all_arms(seed: int) -> Iterator[tuple[str, Callable[[], dict[str, float]]]]:
+def all_arms(seed: int) -> Iterator[tuple[str, Run]]:
     """Yield each arm's name and what computes its figures."""
     world = make_world(seed)
     yield "UniEmbedding", trained(world, seed)
@@ -223,31 +223,14 @@ def all_arms(seed: int) -> Iterator[tuple[str, Callable[[], dict[str, float]]]]:
 
 def arms(seed: int) -> dict[str, float]:
     """Return every figure of every arm, by "arm: figure"."""
-    return {f"{name}: {figure}": value for name, run in all_arms(seed) for figure, value in run().items()}
+    return figures_of(all_arms, seed)
 
 
 def table(seeds: int) -> Iterator[str]:
-    """Yield the lines of the table: mean ± standard deviation over seeds."""
-    found: dict[str, dict[str, list[float]]] = {}
-    took: dict[str, float] = {}
-    for seed in range(seeds):
-        for name, run in all_arms(seed):
-            started = time.process_time()
-            for figure, value in run().items():
-                found.setdefault(name, {}).setdefault(figure, []).append(value)
-            took[name] = took.get(name, 0.0) + time.process_time() - started
-    yield f"| arm | {' | '.join(FIGURES)} | CPU s a seed |"
-    yield "|---" * (len(FIGURES) + 2) + "|"
-    for name, values in found.items():
-        cells = [spread(values[figure]) if figure in values else "" for figure in FIGURES]
-        yield f"| {name} | {' | '.join(cells)} | {took[name] / seeds:.1f} |"
-    yield ""
+    """Yield the lines of the table, and the requirements."""
+    found, took = over_seeds(all_arms, seeds)
+    yield from rows(found, took, FIGURES)
     yield from verdicts({name: {f: float(np.mean(v)) for f, v in values.items()} for name, values in found.items()})
-
-
-def spread(values: list[float]) -> str:
-    """Return mean ± standard deviation."""
-    return f"{np.mean(values):.3f} ± {np.std(values):.3f}"
 
 
 def verdicts(mean: dict[str, dict[str, float]]) -> Iterator[str]:
