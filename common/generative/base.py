@@ -28,6 +28,15 @@ if TYPE_CHECKING:
 FORMAT = "mirc-generator-1"
 GENERATORS: dict[str, type[GenerativeRetriever]] = {}
 """Model classes by `kind`; a class enters it when its module is imported."""
+KINDS: dict[str, str] = {
+    "tiger": "common.generative.tiger",
+    "sasrec": "common.generative.sasrec",
+    "cart": "common.generative.cart",
+    "eager": "common.generative.eager.system",
+    "eager_llm": "common.generative.eager_llm.system",
+    "store": "common.generative.store.system",
+}
+"""The module that brings each kind's class."""
 
 
 class GenerativeRetriever(nn.Module):
@@ -72,6 +81,14 @@ class GenerativeRetriever(nn.Module):
         """Return an untrained model of `settings()`."""
         raise NotImplementedError
 
+    def kept(self) -> dict[str, Tensor]:
+        """Return the weights that `save` writes: all of them."""
+        return self.state_dict()
+
+    def take(self, weights: dict[str, Tensor]) -> None:
+        """Put the weights of `kept` in place; raise KeyError or RuntimeError where they do not fit."""
+        self.load_state_dict(weights)
+
     @property
     def device(self) -> torch.device:
         """Where the model is."""
@@ -105,7 +122,7 @@ class GenerativeRetriever(nn.Module):
         """Write model.json and model.safetensors to `folder`, whole or not at all."""
         with atomic_folder(folder) as temporary:
             path = temporary / "model.safetensors"
-            save_file(distinct(self.state_dict()), path)
+            save_file(distinct(self.kept()), path)
             header = {
                 "format": FORMAT,
                 "kind": self.kind,
@@ -146,7 +163,7 @@ class GenerativeRetriever(nn.Module):
             if file_digest(path) != header["sha256"]:
                 raise DataError("the model's file is not the one that was saved", where=path, todo=_again())
             model = cls.build(header["settings"], id_map)
-            model.load_state_dict(load_file(path))
+            model.take(load_file(path))
         except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
             raise DataError("the model is damaged", where=path, got=str(error).splitlines()[0], todo=_again()) from None
         return model.eval()
@@ -154,11 +171,11 @@ class GenerativeRetriever(nn.Module):
 
 def load_generator(folder: Path, id_map: SemanticIdMap) -> GenerativeRetriever:
     """Return the model in `folder`, whichever of the known kinds it is; see `GenerativeRetriever.load`."""
-    for module in ("tiger", "cart"):  # they enter GENERATORS
-        importlib.import_module(f"common.generative.{module}")
     kind = read_header(folder).get("kind")
+    if kind in KINDS and kind not in GENERATORS:
+        importlib.import_module(KINDS[kind])  # it enters GENERATORS
     if kind not in GENERATORS:
-        known = ", ".join(sorted(GENERATORS))
+        known = ", ".join(sorted(GENERATORS.keys() | KINDS.keys()))
         raise DataError("a model of an unknown kind", where=folder / "model.json", expected=known, got=kind)
     return GENERATORS[kind].load(folder, id_map)
 

@@ -13,8 +13,18 @@ from common.generative.tiger import TigerConfig
 from common.generative.training import FitConfig
 
 CONFIG_FOLDER = Path(__file__).parent / "configs"
-Model = Literal["tiger", "sasrec", "popularity", "nearest"]
-TRAINED: tuple[Model, ...] = ("tiger", "sasrec")
+Model = Literal["tiger", "eager", "eager_llm", "store", "sasrec", "popularity", "nearest"]
+TRAINED: tuple[Model, ...] = ("tiger", "eager", "eager_llm", "store", "sasrec")
+SECTIONS: dict[Model, tuple[str, ...]] = {
+    "tiger": ("tiger",),
+    "sasrec": ("sasrec",),
+    "popularity": (),
+    "nearest": ("nearest",),
+    "eager": ("eager", "behaviour", "texts", "sasrec"),
+    "eager_llm": ("eager_llm", "behaviour", "texts", "sasrec"),
+    "store": ("store", "texts"),
+}
+"""The sections that only some models read: what a run's key leaves out of the others'."""
 
 
 class ItemIdsConfig(Config):
@@ -50,6 +60,28 @@ class NearestConfig(Config):
     to: Literal["last", "mean"] = "last"
 
 
+class BehaviourConfig(Config):
+    """Vectors of how items are used, for models that have a stream of behaviour."""
+
+    source: str = Field(
+        default="sasrec",
+        description="sasrec: item embeddings of a SASRec trained on the training part, in OUT/behaviour (its size is "
+        "the section sasrec). co_occurrence: vectors of the training part. Or a parquet file (item_id, vector), or the "
+        "folder of a run of --model sasrec on the same data",
+    )
+    train: TrainConfig = Field(default=TrainConfig(), description="of that SASRec")
+
+
+class TextsConfig(Config):
+    """How item texts become vectors, where the data has none."""
+
+    encoder: str = Field(default="sentence-transformers/all-MiniLM-L6-v2", description="hub name or local folder")
+    max_tokens: int = Field(default=256, ge=8)
+    batch_size: int = Field(default=64, ge=1)
+    threads: int = Field(default=2, ge=1)
+    cache: Path | None = Field(default=None, description="where vectors are kept; by default OUT/texts")
+
+
 class EvaluateConfig(Config):
     """What `evaluate` reports."""
 
@@ -78,5 +110,7 @@ class RunConfig(Config):
     tiger: TigerConfig = TigerConfig()
     sasrec: SasRecConfig = SasRecConfig()
     nearest: NearestConfig = NearestConfig()
+    behaviour: BehaviourConfig = BehaviourConfig()
+    texts: TextsConfig = TextsConfig()
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()

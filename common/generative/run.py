@@ -3,6 +3,8 @@
 OUT/key.json     what the run is tied to: data, configuration, seed
 OUT/ids/         the semantic IDs
 OUT/training/    state of an unfinished training
+OUT/behaviour/   the ranker that some models take item vectors from
+OUT/texts/       vectors of item texts, for models that need them
 OUT/model/       the trained model
 OUT/curve.json   the learning curve and what training took
 OUT/runs/        a record of each command
@@ -11,8 +13,7 @@ OUT/runs/        a record of each command
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,30 +22,26 @@ import numpy as np
 from common.atomic import write_text
 from common.errors import DataError
 from common.generative.base import GenerativeRetriever
-from common.generative.baselines import Generated, NearestEmbedding, Popularity, SasRecRetrieval
-from common.generative.config import TRAINED, RunConfig
-from common.generative.evaluate import Recommender, evaluate
-from common.generative.item_ids import item_vectors, make_ids
-from common.generative.sasrec import SasRec
-from common.generative.sequences import Examples, Sequences, Split, leave_one_out
-from common.generative.tiger import Tiger
-from common.generative.training import FitResult, fit_generator
+from common.generative.baselines import NearestEmbedding, Popularity
+from common.generative.config import SECTIONS, TRAINED, RunConfig
+from common.generative.evaluate import Recommender
+from common.generative.item_ids import item_vectors
+from common.generative.sequences import Sequences, leave_one_out
+from common.generative.systems import Prepared, Say, needing, system_of
+from common.hashing import digest
 from common.tokenizers.semantic_ids import SemanticIdMap
 from common.training.state import check_key
 
-Say = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """Data, split, configuration and place of a run."""
-
-    config: RunConfig
-    data: Sequences
-    split: Split
-    out: Path
-    device: str
-    say: Say
+__all__ = [
+    "Prepared",
+    "data_digest",
+    "needs_training",
+    "prepare",
+    "read_key",
+    "recommender",
+    "run_ids",
+    "trained_model",
+]
 
 
 def prepare(config: RunConfig, data: Sequences, out: Path, device: str, say: Say) -> Prepared:
@@ -60,21 +57,35 @@ def prepare(config: RunConfig, data: Sequences, out: Path, device: str, say: Say
     say(f"{data.name}: {users:,} users, {items:,} items, {len(data.items):,} interactions")
     for note in (*data.notes, *split.notes):
         say(f"note: {note}")
-    wanted = config.model_dump(mode="json", exclude={"evaluate", "device", "about"})
-    wanted["train"].pop("max_seconds")
-    wanted["data"] = data_digest(data)
-    path = out / "key.json"
+    wanted, path = run_key(config, data), out / "key.json"
     if path.is_file():
-        check_key(path, _read_json(path), wanted)
+        check_key(path, _without(read_key(path), config), wanted)
     else:
         write_text(path, json.dumps(wanted, indent=1) + "\n")
     return Prepared(config, data, split, out, device, say)
 
 
+def run_key(config: RunConfig, data: Sequences) -> dict[str, Any]:
+    """Return what a run is tied to: the configuration as far as it changes the model, and the data."""
+    key = _without(config.model_dump(mode="json", exclude={"evaluate", "device", "about"}), config)
+    key["train"].pop("max_seconds")
+    if "behaviour" in key:
+        key["behaviour"]["train"].pop("max_seconds")
+    if "texts" in key:  # texts are read by these models only
+        key["texts"] = {name: key["texts"][name] for name in ("encoder", "max_tokens")}
+        key["texts"]["data"] = digest(*(data.texts or ()))
+    key["data"] = data_digest(data)
+    return key
+
+
+def _without(key: dict[str, Any], config: RunConfig) -> dict[str, Any]:
+    """Return a key without the sections of models other than the configuration's."""
+    others = {name for names in SECTIONS.values() for name in names} - set(SECTIONS[config.model])
+    return {name: value for name, value in key.items() if name not in others}
+
+
 def data_digest(data: Sequences) -> str:
     """Return SHA-256 over sequences, item vectors and published IDs."""
-    from common.hashing import digest
-
     extra = [b"" if one is None else np.ascontiguousarray(one).tobytes() for one in (data.embeddings, data.published)]
     return digest(data.digest, *extra)
 
@@ -88,76 +99,41 @@ def recommender(run: Prepared) -> Recommender:
         vectors, source = item_vectors(config.tokenizer, run.data, split, config.seed)
         run.say(f"nearest by {source}, {vectors.shape[1]} dimensions")
         return NearestEmbedding(vectors, config.nearest.to)
-    return wrap(trained_model(run), config, config.evaluate.beam)
-
-
-def wrap(model: GenerativeRetriever, config: RunConfig, beam: int) -> Recommender:
-    """Return a trained model as a recommender."""
-    if isinstance(model, SasRec):
-        return SasRecRetrieval(model)
-    return Generated(model, most=config.tiger.max_items, beam=beam, name=config.name)
+    return system_of(config.model).recommender(trained_model(run), config, config.evaluate.beam)
 
 
 def trained_model(run: Prepared) -> GenerativeRetriever:
-    """Return the model of the run's folder, trained first if it is not there."""
-    config, folder = run.config, run.out / "model"
-    ids = run_ids(run)
-    kind = SasRec if config.model == "sasrec" else Tiger
-    if folder.is_dir():
-        run.say(f"model: {folder}")
-        return kind.load(folder, ids).to(run.device)
-    import torch
+    """Return the model of the run's folder, trained first if it is not there.
 
-    torch.manual_seed(config.seed)
-    model = SasRec(config.sasrec, ids) if config.model == "sasrec" else Tiger(config.tiger, ids)
-    run.say(f"{config.name}: {sum(p.numel() for p in model.parameters()):,} parameters, {run.device}")
-    result = fit(model, run)
+    Raises
+    ------
+    ConfigError
+        A library that the model needs is not installed; a checkpoint of another configuration.
+    """
+    config, folder = run.config, run.out / "model"
+    system = system_of(config.model)
+    with needing(config.model):
+        ids = run_ids(run)
+        if folder.is_dir():
+            run.say(f"model: {folder}")
+            return system.load(run, ids, folder).to(run.device)
+        import torch
+
+        torch.manual_seed(config.seed)
+        model = system.build(run, ids)
+        run.say(f"{config.name}: {sum(p.numel() for p in model.parameters()):,} parameters, {run.device}")
+        result = system.fit(model, run)
     model.save(folder)
     write_text(run.out / "curve.json", json.dumps(asdict(result), indent=1) + "\n")
     run.say(f"trained {result.epochs} epochs ({result.stopped}), {result.cpu_seconds:,.0f} s of CPU: {folder}")
     return model
 
 
-def fit(model: SasRec | Tiger, run: Prepared) -> FitResult:
-    """Train on the training part, watched on a sample of valid users."""
-    config, train = run.config, run.split.train
-    batches = model.batches(train.items, train.offsets, seed=config.seed, batch_size=config.train.batch_size)
-    watched = sample(run.split.valid, config.train.valid_users, config.seed)
-    ks = sorted({5, 10, *config.evaluate.ks})
-
-    def figures(current: GenerativeRetriever) -> Mapping[str, float]:
-        found = evaluate(wrap(current, config, config.train.valid_beam), watched, ks=ks, depth=max(ks))
-        return {name.lower(): figure.mean for name, figure in found.figures.items()}
-
-    return fit_generator(
-        model,
-        batches,
-        config.train,
-        evaluate=figures,
-        seed=config.seed,
-        device=run.device,
-        folder=run.out / "training",
-        say=run.say,
-    )
-
-
-def sample(examples: Examples, most: int, seed: int) -> Examples:
-    """Return at most `most` examples, drawn without replacement, in their order."""
-    if len(examples) <= most:
-        return examples
-    return examples.take(np.sort(np.random.default_rng(seed).choice(len(examples), most, replace=False)))
-
-
 def run_ids(run: Prepared) -> SemanticIdMap:
     """Return the run's semantic IDs: those in its folder, else new ones, which are kept there."""
     config, folder = run.config, run.out / "ids"
     n = len(run.data.item_ids)
-    if config.model == "sasrec":
-        return SemanticIdMap.atomic(n)
-    if folder.is_dir():
-        ids = SemanticIdMap.load(folder)
-    else:
-        ids = make_ids(config.ids, config.tokenizer, run.data, run.split, config.seed, run.say)
+    ids = SemanticIdMap.load(folder) if folder.is_dir() else system_of(config.model).ids(run)
     if len(ids) != n:
         raise DataError(
             "semantic IDs of another catalogue", where=config.ids, expected=f"{n:,} items", got=f"{len(ids):,}"
@@ -172,7 +148,8 @@ def needs_training(config: RunConfig) -> bool:
     return config.model in TRAINED
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_key(path: Path) -> dict[str, Any]:
+    """Return the key of a run's folder; raise `DataError` if there is none that can be read."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
