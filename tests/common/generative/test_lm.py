@@ -64,7 +64,12 @@ def saved_model(folder: Path, *, eos: bool = True, kind: str = "llama") -> Path:
     assert tokenizer.pad_token_id is None  # as of many language models
     tokenizer.save_pretrained(folder)
     torch.manual_seed(5)
-    size = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    size: dict[str, Any] = {
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+    }
     size |= {"vocab_size": len(tokenizer), "max_position_embeddings": 64}
     if kind == "llama":
         model: Any = hf.LlamaForCausalLM(hf.LlamaConfig(num_key_value_heads=1, **size))
