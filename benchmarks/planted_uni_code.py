@@ -1,0 +1,167 @@
+"""Uni-Code on planted events: what one modality's codes say about the other's, with placebo and ablations.
+
+A sample is T steps of one of C events, a chain that stays with probability 0.7. Two modalities see the event as a
+codeword of their own (a random rotation of the one-hot vector), and each adds a style of its own: a few numbers drawn
+once a sample and mixed by a matrix of its own, and noise a step. Nothing but the pairing tells that two codewords are
+the same event.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import typer
+
+from benchmarks.planted_arms import Run, over_seeds, rows
+from common.tokenizers.quality import perplexity
+from common.tokenizers.uni_code import UniCode, UniCodeConfig
+from common.tokenizers.uni_code.tokenizer import shared_codes
+
+EVENTS, STEPS, STYLE, DIM = 8, 6, 4, 32
+ABLATED: dict[str, dict[str, Any]] = {
+    "everything": {},
+    "EMA of the released code": {"ema": "paired"},
+    "MI of codes (released code)": {"mi": "quantized"},
+    "no Cross-CPC": {"cpc": "none"},
+    "no MM-EMA": {"ema": "none"},
+    "no Cross-CPC, no MM-EMA": {"cpc": "none", "ema": "none"},
+    "no alignment": {"cpc": "none", "ema": "none", "cmcm": False},
+    "no MI": {"mi": "none"},
+    "no code matching": {"cmcm": False},
+    "no reset": {"reset": "none"},
+}
+FIGURES = ("transfer", "own", "agreement", "shared codes", "style R2", "perplexity", "dead codes")
+
+
+@dataclass(frozen=True)
+class World:
+    """Paired samples: features float32 [N, T, D] by modality, events int64 [N, T], styles float64 [N, s]."""
+
+    features: dict[str, np.ndarray]
+    events: np.ndarray
+    styles: dict[str, np.ndarray]
+
+    def rows(self, start: int, stop: int) -> World:
+        """Return some of the samples."""
+        features, styles = (
+            {name: x[start:stop] for name, x in part.items()} for part in (self.features, self.styles)
+        )
+        return World(features, self.events[start:stop], styles)
+
+    def shuffled(self, seed: int) -> World:
+        """Return the placebo: the samples of modality b dealt to others."""
+        order = np.random.default_rng((seed, 32)).permutation(len(self.events))
+        return World(self.features | {"b": self.features["b"][order]}, self.events, self.styles)
+
+
+def make_world(seed: int, samples: int = 2400, *, stay: float = 0.7, style: float = 0.7, noise: float = 0.1) -> World:
+    """Return planted samples; same arguments, same bytes."""
+    rng = np.random.default_rng((seed, 31))
+    events = np.empty((samples, STEPS), np.int64)
+    events[:, 0] = rng.integers(EVENTS, size=samples)
+    for step in range(1, STEPS):
+        stays = rng.random(samples) < stay
+        events[:, step] = np.where(stays, events[:, step - 1], rng.integers(EVENTS, size=samples))
+    features, styles = {}, {}
+    for name in ("a", "b"):
+        rotation = np.linalg.qr(rng.normal(size=(DIM, DIM)))[0]
+        mixing = np.linalg.qr(rng.normal(size=(DIM, DIM)))[0][:STYLE]
+        styles[name] = rng.normal(size=(samples, STYLE))
+        x = 2 * rotation[events] + style * (styles[name] @ mixing)[:, None]
+        features[name] = (x + noise * rng.normal(size=x.shape)).astype(np.float32)
+    return World(features, events, styles)
+
+
+def small_config(**changes: Any) -> UniCodeConfig:
+    """Return the configuration of the planted runs: the paper's losses at a size for one core."""
+    fit = {"epochs": 40, "learning_rate": 2e-3, "weight_decay": 0.0, "clip_norm": 0.5, "figure": "score"}
+    fit |= {"schedule": {"type": "constant"}, "evaluate_every": 40, "patience": 40} | changes.pop("fit", {})
+    base: dict[str, Any] = {"codes": 32, "dim": 32, "specific_dim": 16, "hidden": 64, "context_dim": 32}
+    base |= {"mi_hidden": 32, "batch_size": 128, "reset_after": 60, "active_within": 20, "validation": 0.0}
+    return UniCodeConfig.model_validate(base | {"fit": fit} | changes)
+
+
+def figures(tokenizer: UniCode, train: World, test: World) -> dict[str, float]:
+    """Return what the codes of held-out samples show.
+
+    - transfer: accuracy of a linear classifier of events, fitted on the code vectors of one modality's training
+      samples and asked on the other's test samples; the mean of both directions. own: asked on the same modality's.
+    - agreement: share of steps whose two codes are the same.
+    - shared codes: share of active codes that both modalities use (more than 20 % each).
+    - style R2: variance of a modality's styles that a linear map of its one-hot codes explains on test samples.
+    - perplexity of both modalities' codes together; dead codes: share that neither uses.
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    past = {name: tokenizer.encode(name, x) for name, x in train.features.items()}
+    codes = {name: tokenizer.encode(name, x) for name, x in test.features.items()}
+    right = {}
+    for source in codes:
+        probe = LogisticRegression(max_iter=300, C=10.0)
+        probe.fit(tokenizer.embed(past[source]).reshape(-1, tokenizer.config.dim), train.events.ravel())
+        for target in codes:
+            guess = probe.predict(tokenizer.embed(codes[target]).reshape(-1, tokenizer.config.dim))
+            right[source, target] = float((guess == test.events.ravel()).mean())
+    uses = [np.bincount(part.ravel(), minlength=tokenizer.config.codes) for part in codes.values()]
+    return {
+        "transfer": (right["a", "b"] + right["b", "a"]) / 2,
+        "own": (right["a", "a"] + right["b", "b"]) / 2,
+        "agreement": float((codes["a"] == codes["b"]).mean()),
+        "shared codes": shared_codes(uses),
+        "style R2": float(np.mean([style_share(tokenizer, name, past, codes, train, test) for name in codes])),
+        "perplexity": perplexity(np.sum(uses, axis=0)),
+        "dead codes": float((np.sum(uses, axis=0) == 0).mean()),
+    }
+
+
+def style_share(
+    tokenizer: UniCode,
+    name: str,
+    past: dict[str, np.ndarray],
+    codes: dict[str, np.ndarray],
+    train: World,
+    test: World,
+) -> float:
+    """Return the R2 of a modality's styles from its one-hot codes, on test samples."""
+    from sklearn.linear_model import Ridge
+    from sklearn.metrics import r2_score
+
+    one_hot = np.eye(tokenizer.config.codes)
+    probe = Ridge(alpha=1.0).fit(one_hot[past[name].ravel()], np.repeat(train.styles[name], STEPS, axis=0))
+    return float(r2_score(np.repeat(test.styles[name], STEPS, axis=0), probe.predict(one_hot[codes[name].ravel()])))
+
+
+def run_arm(seed: int, train: World, test: World, changes: dict[str, Any], placebo: bool = False) -> dict[str, float]:
+    """Fit one arm and return its figures; `placebo` fits on shuffled pairs."""
+    shown = train.shuffled(seed) if placebo else train
+    tokenizer = UniCode(small_config(**changes)).fit(shown.features, seed=seed)
+    return figures(tokenizer, train, test)
+
+
+def arms(seed: int) -> Iterator[tuple[str, Run]]:
+    """Yield each arm's name and what computes its figures."""
+    world = make_world(seed)
+    train, test = world.rows(0, 1800), world.rows(1800, 2400)
+    for name, changes in ABLATED.items():
+        yield name, lambda changes=changes: run_arm(seed, train, test, dict(changes))
+    yield "shuffled pairs (placebo)", lambda: run_arm(seed, train, test, {}, placebo=True)
+
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def main(seeds: Annotated[int, typer.Option(help="number of seeds, from 0")] = 3) -> None:
+    """Print the table of arms and the criteria."""
+    torch.set_num_threads(1)
+    found, took = over_seeds(arms, seeds)
+    for line in rows(found, took, FIGURES):
+        typer.echo(line)
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,78 @@
+"""Configuration of Uni-Code: sizes, the weight of each loss, and a switch for each contribution."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from common.config import Config
+from common.training.fit_config import FitConfig
+from common.training.schedule import ScheduleConfig
+
+Ema = Literal["cross_attention", "paired", "none"]
+Mi = Literal["semantic", "quantized", "none"]
+Cpc = Literal["cross", "all", "none"]
+Reset = Literal["unused_by_all", "unused_by_any", "none"]
+
+
+class UniCodeConfig(Config):
+    """How a shared codebook is built and trained.
+
+    The paper's figures: 400 codes of 256 numbers, decay 0.99, beta 0.25, five inner steps, reset after 300 steps, Adam
+    at 4e-4, batches of 80, six epochs, gradients cut at 0.5 (facts 2.6). All losses have weight 1 and code matching
+    0.5. What the paper's text does not settle for us is our choice [I] and says so.
+    """
+
+    codes: int = Field(default=400, ge=2, description="K, codes of the one codebook")
+    dim: int = Field(default=256, ge=2, description="D, width of codes and of semantic features")
+    specific_dim: int = Field(default=64, ge=1, description="S, width of a modality's specific features [I]")
+    hidden: int = Field(default=256, ge=1, description="width of the hidden layer of encoders and decoders [I]")
+    depth: int = Field(default=1, ge=0, description="hidden layers of encoders and decoders [I]; 0 = linear maps")
+    beta: float = Field(default=0.25, ge=0, description="of the commitment loss; half of it towards the others' codes")
+    decay: float = Field(default=0.99, gt=0, lt=1, description="gamma, of the moving averages")
+
+    cpc: Cpc = Field(
+        default="cross",
+        description="Cross-CPC over the ordered pairs of modalities; all: each modality's own future as well, as the "
+        "released code for three modalities has it (9 pairs); none: ablation",
+    )
+    horizon: int = Field(default=2, ge=1, description="steps ahead that Cross-CPC predicts; T - 1 at most [I]")
+    context_dim: int = Field(default=128, ge=1, description="width of Cross-CPC's LSTM [I]")
+    ema: Ema = Field(
+        default="cross_attention",
+        description="what moves the codebook: a modality's vectors and what it attends to in the others (the paper); "
+        "paired: the others' vectors of the same step (the released code); none: its own vectors alone, committed to "
+        "its own code alone (ablation)",
+    )
+    mi: Mi = Field(
+        default="semantic",
+        description="CLUB's bound on the information that specific features share with the semantic ones (the paper) "
+        "or with their codes' vectors (the released code); none: ablation",
+    )
+    mi_hidden: int = Field(default=64, ge=1, description="width of CLUB's networks [I]")
+    mi_steps: int = Field(default=5, ge=1, description="inner steps of CLUB's networks before each step")
+    mi_learning_rate: float = Field(default=1e-3, gt=0, description="Adam's, of the inner steps [I]")
+    cmcm: bool = Field(default=True, description="code matching")
+    cmcm_weight: float = Field(default=0.5, ge=0)
+    reset: Reset = Field(
+        default="unused_by_all",
+        description="which codes are moved onto a used one: unused by every modality (the paper), or by at least one "
+        "(the released code); none: ablation",
+    )
+    reset_after: int = Field(default=300, ge=1, description="steps without use after which a code is reset")
+    active_within: int = Field(default=100, ge=1, description="steps within which a used code is a source of resets")
+
+    batch_size: int = Field(default=80, ge=2)
+    validation: float = Field(default=0.1, ge=0, lt=1, description="share of samples held out for early stopping; 0: none")
+    fit: FitConfig = Field(
+        default=FitConfig(
+            epochs=6,
+            learning_rate=4e-4,
+            weight_decay=0.0,
+            clip_norm=0.5,
+            schedule=ScheduleConfig(type="constant"),
+            figure="score",
+        ),
+        description="training; `figure` is score, agreement or reconstruction",
+    )
