@@ -1,0 +1,1 @@
+"""STORE: one language model that makes items' tokens of their texts, and recommends by them."""
