@@ -1,0 +1,253 @@
+"""EAGER on planted data: each item has a behaviour cluster and a semantic cluster, independent, and both predict.
+
+    python -m benchmarks.planted_eager --seeds 3
+
+A user's next item is of the behaviour cluster that follows the last item's, and of the semantic cluster that follows
+the last item's, each with probability 0.85 (else a random cluster). Behaviour vectors show the one cluster, semantic
+vectors the other; IDs are balanced trees on them. 1,000 users of 11 items: nine to train, one valid, one test.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import typer
+
+from benchmarks.planted_arms import Run, figures_of, over_seeds, rows
+from common.generative.baselines import Popularity
+from common.generative.eager.config import EagerConfig, StreamName
+from common.generative.eager.model import Eager
+from common.generative.sequences import Sequences, Split, from_lists, leave_one_out
+from common.generative.tiger import Tiger, TigerBatch, TigerConfig
+from common.generative.training import FitConfig, fit_generator
+from common.tokenizers.balanced_tree import BalancedKMeansTree
+from common.tokenizers.semantic_ids import SemanticIdMap
+from common.training.schedule import ScheduleConfig
+
+CLUSTERS, STAY, DIM = 24, 0.85, 32
+SIZE: dict[str, Any] = {"dim": 48, "heads": 4, "feedforward": 96, "decoder_layers": 1, "dropout": 0.1, "max_items": 10}
+FIGURES = ("fused", "concatenated", "behaviour alone", "semantic alone", "est", "est shuffled", "cos own", "cos others")
+
+
+@dataclass(frozen=True, eq=False)
+class World:
+    """Planted items, their two clusters, vectors, and users' sequences."""
+
+    clusters: np.ndarray
+    """int [N, 2]: behaviour, semantic."""
+    follows: np.ndarray
+    """int [2, CLUSTERS]: the cluster that follows each."""
+    vectors: Mapping[StreamName, np.ndarray]
+    data: Sequences
+    split: Split
+    seed: int
+
+    @cached_property
+    def ids(self) -> dict[StreamName, SemanticIdMap]:
+        """Balanced trees on the vectors."""
+        return {name: tree(one, self.seed) for name, one in self.vectors.items()}
+
+    def oracle(self, k: int) -> float:
+        """Return Recall@k on test of the k most probable items behind the true last item."""
+        test = self.split.test
+        last = self.data.items[test.histories.ends - 1]
+        chances = np.ones((len(last), len(self.clusters)))
+        for kind in range(2):
+            right = self.follows[kind][self.clusters[last, kind]][:, None] == self.clusters[None, :, kind]
+            chances *= STAY * right + (1 - STAY) / CLUSTERS
+        order = np.argsort(-chances, axis=1, kind="stable")[:, :k]
+        return float((order == test.targets[:, None]).any(1).mean())
+
+
+def make_world(seed: int, users: int = 1000, length: int = 11) -> World:
+    """Return a planted world with one item for each pair of clusters; same seed, same bytes."""
+    rng = np.random.default_rng((seed, 41))
+    clusters = np.stack(np.divmod(rng.permutation(CLUSTERS**2), CLUSTERS), axis=1)
+    follows = np.stack([_cycle(rng), _cycle(rng)])
+    item_of = np.empty((CLUSTERS, CLUSTERS), np.int64)
+    item_of[clusters[:, 0], clusters[:, 1]] = np.arange(len(clusters))
+    at = rng.integers(0, CLUSTERS, (users, 2))
+    walk = np.empty((users, length), np.int64)
+    for step in range(length):
+        walk[:, step] = item_of[at[:, 0], at[:, 1]]
+        leave = rng.random((users, 2)) >= STAY
+        ahead = np.stack([follows[kind][at[:, kind]] for kind in range(2)], axis=1)
+        at = np.where(leave, rng.integers(0, CLUSTERS, (users, 2)), ahead)
+    data = from_lists(list(walk), len(clusters), name="planted")
+    vectors: dict[StreamName, np.ndarray] = {
+        "behaviour": _vectors(clusters[:, 0], rng),
+        "semantic": _vectors(clusters[:, 1], rng),
+    }
+    return World(clusters, follows, vectors, data, leave_one_out(data), seed)
+
+
+def _cycle(rng: np.random.Generator) -> np.ndarray:
+    order = rng.permutation(CLUSTERS)
+    follows = np.empty(CLUSTERS, np.int64)
+    follows[order] = np.roll(order, -1)
+    return follows
+
+
+def _vectors(cluster: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Return a vector for each item: its cluster's centre, and a deviation of its own half as long."""
+    centres = rng.standard_normal((CLUSTERS, DIM))
+    return (centres[cluster] + 0.5 * rng.standard_normal((len(cluster), DIM))).astype(np.float32)
+
+
+def tree(vectors: np.ndarray, seed: int) -> SemanticIdMap:
+    """Return the paths of a balanced tree with as many first branches as there are clusters."""
+    branching = (CLUSTERS, CLUSTERS)
+    found = BalancedKMeansTree(branching).fit(vectors, seed=seed)
+    return SemanticIdMap.from_codes(found.assigned_codes(vectors), branching, dedup="raise", version=found.version)
+
+
+def other_items(world: World, seed: int) -> World:
+    """Return the world with the training items of all users shuffled: nothing is left to learn but popularity."""
+    train = world.split.train
+    mixed = np.random.default_rng((seed, 42)).permutation(train.items)
+    return replace(world, split=replace(world.split, train=replace(train, items=mixed)))
+
+
+def fit_config(epochs: int) -> FitConfig:
+    """Return how arms are trained: all epochs, no early stop."""
+    schedule = ScheduleConfig(type="cosine", warmup_steps=20)
+    return FitConfig(epochs=epochs, learning_rate=4e-3, schedule=schedule)
+
+
+def trained(world: World, epochs: int, batch_size: int = 256, **options: Any) -> Eager:
+    """Return EAGER trained on the world's training part."""
+    torch.manual_seed(world.seed)
+    config = EagerConfig.model_validate({**SIZE, **options})
+    model = Eager.with_vectors(config, world.ids["behaviour"], world.ids["semantic"], world.vectors)
+    train = world.split.train
+    batches = model.batches(train.items, train.offsets, seed=world.seed, batch_size=batch_size)
+    fit_generator(model, batches, fit_config(epochs), seed=world.seed)
+    return model
+
+
+def trained_tiger(world: World, epochs: int, name: StreamName) -> Tiger:
+    """Return TIGER of the same width on one stream's IDs, for as many epochs."""
+    torch.manual_seed(world.seed)
+    config = TigerConfig.model_validate({**SIZE, "encoder_layers": 1, "loss": "trie"})
+    model, train = Tiger(config, world.ids[name]), world.split.train
+    batches = model.batches(train.items, train.offsets, seed=world.seed, batch_size=256)
+    fit_generator(model, batches, fit_config(epochs), seed=world.seed)
+    return model
+
+
+def questions(world: World) -> TigerBatch:
+    """Return the test histories, with their targets."""
+    test = world.split.test
+    batch = TigerBatch.of([one.astype(np.int64) for one in test.histories])
+    return replace(batch, target=torch.from_numpy(test.targets.astype(np.int64)))
+
+
+def recall(model: Eager | Tiger, asked: TigerBatch, beam: int = 20) -> float:
+    """Return Recall@10."""
+    assert asked.target is not None  # noqa: S101 - made by `questions`
+    found = model.generate(replace(asked, target=None), model.trie(), beam=beam, top_k=10).items
+    return float((found == asked.target[:, None]).any(1).float().mean())
+
+
+def fused_as(model: Eager, fusion: str) -> Eager:
+    """Return the same trained weights with another fusion."""
+    config = model.config.model_copy(update={"fusion": fusion})
+    other = Eager(config, model.id_map, model.semantic_map, model.widths)
+    other.load_state_dict(model.state_dict())
+    return other.eval()
+
+
+def estimates(model: Eager, asked: TigerBatch, seed: int) -> tuple[float, float]:
+    """Return the accuracy of the estimate with the right guides and with guides dealt to other items."""
+    torch.manual_seed(seed)
+    others = torch.from_numpy(np.roll(np.arange(len(asked)), 1))
+    right, wrong = (torch.cat([a > 0, b <= 0]).float().mean() for a, b in _both(model, asked, others))
+    return float(right), float(wrong)
+
+
+def _both(model: Eager, asked: TigerBatch, others: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    yield model.estimates(asked)
+    yield model.estimates(asked, guides=others)
+
+
+def closeness(model: Eager, asked: TigerBatch) -> tuple[float, float]:
+    """Return the mean cosine of summaries with their item's vector and with the other items', the lower stream's."""
+    found = []
+    for name in model.contrast:
+        cosines, items = model.cosines(asked, name)  # pyright: ignore[reportArgumentType]
+        own = cosines.gather(1, items[:, None]).sum()
+        found.append((float(own / len(items)), float((cosines.sum() - own) / (cosines.numel() - len(items)))))
+    return min(found, key=lambda pair: pair[0] - pair[1])
+
+
+def figures(world: World, model: Eager) -> dict[str, float]:
+    """Return Recall@10 of each fusion that the model allows, and how well it does its tasks."""
+    asked = questions(world)
+    made = {"fused": "confidence", "concatenated": "concatenate"}
+    made |= {"behaviour alone": "behaviour", "semantic alone": "semantic"}
+    if model.config.streams != "both":
+        return {f"{model.config.streams} alone": recall(model, asked)}
+    found = {name: recall(fused_as(model, fusion), asked) for name, fusion in made.items()}
+    if model.transfer is not None and model.config.est > 0:
+        found["est"], found["est shuffled"] = estimates(model, asked, world.seed)
+    if model.contrast:
+        found["cos own"], found["cos others"] = closeness(model, asked)
+    return found
+
+
+def arms(seed: int, epochs: int = 12) -> Iterator[tuple[str, Run]]:
+    """Yield each arm's name and what computes its figures."""
+    world = make_world(seed)
+
+    def arm(of: World = world, **options: Any) -> Run:
+        return lambda: figures(of, trained(of, epochs, **options))
+
+    yield "oracle (true transition probabilities)", lambda: {"fused": world.oracle(10)}
+    yield "EAGER", arm()
+    yield "shuffled training", arm(other_items(world, seed))
+    yield "popularity", lambda: {"fused": popularity(world)}
+    yield "behaviour stream trained alone", arm(streams="behaviour")
+    yield "semantic stream trained alone", arm(streams="semantic")
+    yield "TIGER on behaviour IDs", lambda: {
+        "behaviour alone": recall(trained_tiger(world, epochs, "behaviour"), questions(world))
+    }
+    yield "TIGER on semantic IDs", lambda: {
+        "semantic alone": recall(trained_tiger(world, epochs, "semantic"), questions(world))
+    }
+    yield "without contrastive task", arm(gct=0.0)
+    yield "without transfer task", arm(recon=0.0, est=0.0)
+    yield "without both", arm(gct=0.0, recon=0.0, est=0.0)
+    yield "separate encoders", arm(encoder="separate")
+    yield "history: codes", arm(history="codes")
+    yield "history: both", arm(history="both")
+
+
+def popularity(world: World) -> float:
+    """Return Recall@10 of the most frequent items."""
+    test = world.split.test
+    items, _ = Popularity(world.split.train).recommend(test.histories, 10)
+    return float((items == test.targets[:, None]).any(1).mean())
+
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def main(seeds: Annotated[int, typer.Option(help="number of seeds, from 0")] = 3) -> None:
+    """Print the table of arms and the criteria."""
+    torch.set_num_threads(1)
+    started = time.process_time()
+    found, took = over_seeds(arms, seeds)
+    for line in rows(found, took, FIGURES):
+        typer.echo(line)
+    typer.echo(f"{time.process_time() - started:.0f} CPU s")
+
+
+if __name__ == "__main__":
+    app()
