@@ -37,6 +37,21 @@ def reported(debug: bool, typed: Callable[[str], str]) -> Iterator[None]:
         raise typer.Exit(130) from None
 
 
+def agreed(question: str, yes: bool) -> bool:
+    """Return whether the user agrees; `yes` answers for them.
+
+    Raises
+    ------
+    ConfigError
+        Nobody can be asked: standard input is no terminal.
+    """
+    if yes:
+        return True
+    if not sys.stdin.isatty():
+        raise ConfigError("nobody is there to agree", where="standard input", todo="add --yes, or --dry-run to look")
+    return typer.confirm(question)
+
+
 def data_root(given: Path | None, environment: Mapping[str, str], home: Path, parts: Sequence[str]) -> Path:
     """Return the data root: `given`, else MIRC_DATA, else `home` where one of `parts` is there, else its sample/.
 

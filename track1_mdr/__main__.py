@@ -213,6 +213,39 @@ def validate(
 
 
 @app.command()
+def submit(
+    submission: Annotated[Path, typer.Argument(help="The submission CSV")],
+    data: DataOption = None,
+    message: Annotated[str | None, typer.Option("--message", "-m", help="[default: the configuration's name]")] = None,
+    competition: Annotated[str | None, typer.Option(help="Kaggle's name of it [default: the challenge's]")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be sent, and send nothing")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Send without asking")] = False,
+    again: Annotated[bool, typer.Option("--again", help="Send bytes that have a score already")] = False,
+    wait: Annotated[float, typer.Option(min=0, help="Seconds to wait for the score")] = 900.0,
+    debug: DebugOption = False,
+) -> None:
+    """Check a submission, show what will be sent, ask, send it to Kaggle, wait for the score, and log both scores.
+
+    Example: python -m track1_mdr submit submissions/track1-baseline-sample.csv --data data/sample --dry-run
+    """
+    from track1_mdr.submit import COMPETITION, submit
+
+    with reported(debug):
+        submit(
+            submission,
+            data_root(data),
+            ROOT / "runs",
+            competition=competition or COMPETITION,
+            message=message,
+            dry_run=dry_run,
+            again=again,
+            seconds=wait,
+            agree=lambda: cli.agreed("send it?", yes),
+            say=say,
+        )
+
+
+@app.command()
 def merge(
     first: Annotated[Path, typer.Argument(help="A submission of one task")],
     second: Annotated[Path, typer.Argument(help="A submission of the other task")],

@@ -266,6 +266,36 @@ def validate(
 
 
 @app.command()
+def submit(
+    submission: Annotated[Path, typer.Argument(help="The submission zip, or a CSV with ID and a task column")],
+    data: DataOption = None,
+    competition: Annotated[int | None, typer.Option(help="Codabench's number of it [default: the challenge's]")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be uploaded, and log nothing")] = False,
+    cache: CacheOption = None,
+    debug: DebugOption = False,
+) -> None:
+    """Check a submission, pack it where it is a bare CSV, log it, and print Codabench's page and each step there.
+
+    Example: python -m track2_mmctr submit submissions/track2-baseline-sample.zip --data data/sample --dry-run
+    """
+    from common.submission.codabench import COMPETITION
+    from track2_mmctr.evaluate import open_data
+    from track2_mmctr.submit import submit
+
+    with reported(debug):
+        root = data_root(data)
+        submit(
+            submission,
+            open_data(root, cache_folder(cache)),
+            bool(_sample(root)),
+            ROOT / "runs",
+            competition=competition or COMPETITION,
+            dry_run=dry_run,
+            say=say,
+        )
+
+
+@app.command()
 def compare(
     first: Annotated[Path, typer.Argument(help="Run folder or submission A")],
     second: Annotated[Path, typer.Argument(help="Run folder or submission B")],
