@@ -10,6 +10,8 @@ from typing import Annotated, Literal
 import typer
 
 from common import cli
+from common.download.cli import Track
+from common.download.cli import add_command as add_download
 
 ROOT = Path(__file__).resolve().parents[1]
 app = typer.Typer(
@@ -91,6 +93,15 @@ def doctor(data: DataOption = None, cache: CacheOption = None) -> None:
         cli.print_rich(render(checks))
         if any(check.status == "fail" for check in checks):
             raise typer.Exit(1)
+
+
+def _downloads() -> Track:
+    from track2_mmctr.download import TRACK
+
+    return TRACK
+
+
+add_download(app, "track2_mmctr", ROOT, typed, _downloads)
 
 
 @prepare.command()

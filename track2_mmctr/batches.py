@@ -50,6 +50,8 @@ class Batch:
         float32 [B], or None.
     blocks
         Runs of rows of equal length, which cover the batch.
+    candidates
+        float32 [B, 3], or None: see `Split`.
     """
 
     items: Tensor
@@ -62,6 +64,7 @@ class Batch:
     past: Tensor
     label: Tensor | None
     blocks: tuple[Block, ...]
+    candidates: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.target)
@@ -116,6 +119,7 @@ def make_batch(split: Split, rows: np.ndarray, max_len: int) -> Batch:
     target = np.asarray(split.target[rows])
     items, inverse = unique_items(np.concatenate([np.asarray(split.history[places]), target]))
     label = None if split.label is None else torch.from_numpy(np.asarray(split.label[rows], dtype=np.float32))
+    generated = None if split.candidates is None else torch.from_numpy(np.asarray(split.candidates[rows]))
     return Batch(
         items=torch.from_numpy(items),
         history=torch.from_numpy(inverse[: offsets[-1]]),
@@ -127,6 +131,7 @@ def make_batch(split: Split, rows: np.ndarray, max_len: int) -> Batch:
         past=torch.from_numpy(past.astype(np.int64)),
         label=label,
         blocks=_blocks(lengths, offsets),
+        candidates=generated,
     )
 
 

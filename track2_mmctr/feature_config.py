@@ -57,7 +57,8 @@ class KnowledgeConfig(Config):
 class FeatureConfig(Config):
     """What rankers know of an item: its vector is id ‖ mean of tags ‖ frozen embedding ‖ levels ‖ codes.
 
-    Of a row they know: the target's levels ‖ knowledge of user and target ‖ the user's semantic tokens.
+    Of a row they know: the target's levels ‖ knowledge of user and target ‖ the user's semantic tokens; and as numbers:
+    cosines of target and history ‖ what a generator thinks of the target.
     """
 
     dim: int = Field(default=64, ge=1, description="size of each learnt embedding: id, tags, likes level, views level")
@@ -83,6 +84,11 @@ class FeatureConfig(Config):
         "and one linear layer mixes the scores; needs semantic_ids with sid.combine=sum, and user_semantic_ids",
     )
     knowledge: KnowledgeConfig = KnowledgeConfig()
+    candidates: str = Field(
+        default="none",
+        description="a parquet file of `common.generative export --rows`: how likely a generator finds the row's item "
+        "after the row's history, and the item's rank in the list it generates",
+    )
     item_levels: bool = Field(default=False, description="likes and views levels of every item, history included")
     target_levels: bool = Field(
         default=True, description="likes and views levels of the target, as the split file has them"

@@ -42,5 +42,5 @@ class MyRanker(Ranker):
         vectors = self.encoder(batch.items)  # [U, D]
         target = vectors[batch.target]  # [B, D]
         history = mean_pool(vectors, batch)  # [B, D], zeros for a row without history
-        side, similarity = self.encoder.side(batch), self.encoder.similarity(batch)
-        return self.head(torch.cat([side, similarity, target, history, target * history], dim=1)).squeeze(1)
+        side, dense = self.encoder.side(batch), self.encoder.dense(batch)
+        return self.head(torch.cat([side, dense, target, history, target * history], dim=1)).squeeze(1)

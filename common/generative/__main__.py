@@ -20,7 +20,10 @@ app = typer.Typer(
 )
 
 ModelOption = Annotated[
-    str, typer.Option("--model", "-m", help="tiger, atomic, sasrec, popularity, nearest, or a YAML file")
+    str,
+    typer.Option(
+        "--model", "-m", help="tiger, eager, eager_llm, store, atomic, sasrec, popularity, nearest, or a file"
+    ),
 ]
 DataOption = Annotated[Path, typer.Option("--data", help="Folder with NAME.inter.json, or a Track 2 data root")]
 OutOption = Annotated[Path, typer.Option("--out", help="The run's folder; the same command goes on from what is there")]
@@ -113,6 +116,62 @@ def recommend(
         target = (to or run.out / "recommendations.parquet").resolve()
         count, items = recommend_to(run, target, k, users, exclude)
         say(f"wrote {target}: {count:,} users, {items:,} items")
+
+
+@app.command()
+def export(
+    data: DataOption,
+    out: OutOption,
+    model: ModelOption = "tiger",
+    to: Annotated[Path | None, typer.Option("--to", help=".parquet: generated lists, a line an item")] = None,
+    rows: Annotated[
+        Path | None, typer.Option("--rows", help=".parquet: features of the rows of a Track 2 data root")
+    ] = None,
+    k: Annotated[int, typer.Option("-k", min=0, help="Items a list; 0 with --rows: log-probabilities only")] = 50,
+    folds: Annotated[
+        int, typer.Option(min=1, help="Of --rows: a user's rows are scored by a model trained without this user")
+    ] = 2,
+    overrides: SetOption = None,
+    debug: DebugOption = False,
+) -> None:
+    """Write generated candidates with scores, and features of (history, item) rows for Track 2's rankers.
+
+    --to: each user's k best next items after all that the data has of him. --rows: of each row of train, valid and
+    test the exact log-probability of its item after its own history, and the item's rank in the generated list. With
+    --folds 1 the run's own model scores, and rows whose answer it was trained on are marked as not known.
+
+    Example: python -m common.generative export --model tiger --data ROOT --out runs/tiger --rows rows.parquet -k 50
+    """
+    from common.generative.app import export_to, open_run
+
+    with reported(debug):
+        run = open_run(model, overrides or [], data, out.resolve(), say)
+        export_to(run, data, *(None if one is None else one.resolve() for one in (to, rows)), k, folds)
+
+
+@app.command("export-ids")
+def export_ids(
+    data: DataOption,
+    out: OutOption,
+    model: ModelOption = "tiger",
+    to: Annotated[Path | None, typer.Option("--to", help=".parquet [default: OUT/ids.parquet]")] = None,
+    overrides: SetOption = None,
+    debug: DebugOption = False,
+) -> None:
+    """Write the run's semantic IDs, made first if need be: a file that other runs and both tracks read.
+
+    Read by: --set ids=FILE here, features.semantic_ids of Track 2, ids.file of Track 1's route cart.
+
+    Example: python -m common.generative export-ids --model tiger --data DIR --out runs/tiger --to ids.parquet
+    """
+    from common.generative.app import open_run
+    from common.generative.export import export_ids as write
+
+    with reported(debug):
+        run = open_run(model, overrides or [], data, out.resolve(), say)
+        target = (to or run.out / "ids.parquet").resolve()
+        count, sizes = write(run, target)
+        say(f"wrote {target}: {count:,} IDs of {' x '.join(map(str, sizes))} codes")
 
 
 def _again(overrides: list[str] | None) -> str:

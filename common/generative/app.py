@@ -87,6 +87,31 @@ def recommend_to(run: Prepared, target: Path, k: int, users: Path | None, exclud
     return len(items), int((items >= 0).sum())
 
 
+def export_to(run: Prepared, data: Path, to: Path | None, rows: Path | None, k: int, folds: int) -> None:
+    """Write generated lists (`to`), features of the rows of a click log (`rows`), or both.
+
+    Raises
+    ------
+    ConfigError
+        Neither is asked for, or a target of another kind.
+    """
+    from common.generative.export import export_lists, export_rows
+
+    for target in (to, rows):
+        if target is not None and target.suffix != ".parquet":
+            raise ConfigError("features are written as parquet", where="--to, --rows", got=target.name)
+    if to is None and rows is None:
+        raise ConfigError("nothing to write", where="export", expected="--to FILE.parquet, --rows FILE.parquet or both")
+    if to is not None:
+        if k < 1:
+            raise ConfigError("a list of no items", where="-k", expected="1 or more with --to", got=k)
+        run.say(f"wrote {to}: {export_lists(run, to, k):,} lines (user_id, item_id, rank, score)")
+    if rows is not None:
+        count, known = export_rows(run, data, rows, k, folds)
+        run.say(f"wrote {rows}: {count:,} rows, {known:,} of them known to the model")
+        run.say(f"next: python -m track2_mmctr run --config din --set features.candidates={rows} --data {data}")
+
+
 def write_recommendations(
     target: Path, data: Sequences, users: np.ndarray, items: np.ndarray, scores: np.ndarray
 ) -> None:

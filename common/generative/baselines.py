@@ -127,6 +127,14 @@ class SasRecRetrieval(DenseRetrieval):
         """Return the model's state after each history, float32 [Q, D]."""
         return self.model.user_vectors(histories)
 
+    def score_items(self, histories: Histories, items: np.ndarray) -> np.ndarray:
+        """Return the log-probability float32 [Q, K] of item rows int64 [Q, K]: softmax over all; -1 gets -inf."""
+        logits = self.scores(histories).astype(np.float64)
+        peak = logits.max(axis=1, keepdims=True)
+        total = peak + np.log(np.exp(logits - peak).sum(axis=1, keepdims=True))
+        chosen = np.take_along_axis(logits, np.maximum(items, 0), axis=1) - total
+        return np.where(items >= 0, chosen, -np.inf).astype(np.float32)
+
 
 class Generated:
     """A generative retriever of sequences: beam search over the trie, which holds the allowed items only.
@@ -163,6 +171,17 @@ class Generated:
             items[start : start + len(part)] = found.items.cpu().numpy()
             scores[start : start + len(part)] = found.scores.cpu().numpy()
         return items, scores
+
+    def score_items(self, histories: Histories, items: np.ndarray) -> np.ndarray:
+        """Return the exact log-probability float32 [Q, K] of item rows int64 [Q, K]; -1 is padding, and gets -inf."""
+        from common.generative.tiger_batches import TigerBatch
+
+        scores = np.empty(items.shape, np.float32)
+        for start in range(0, len(histories), self.batch):
+            part = histories.take(slice(start, start + self.batch))
+            batch = TigerBatch.of([one[-self.most :] for one in part], part.users).to(self.model.device)
+            scores[start : start + len(part)] = self.model.score(batch, items[start : start + len(part)]).cpu().numpy()
+        return scores
 
 
 def allowed_items(sequences: Sequences, excluded: list[object], where: object) -> np.ndarray:

@@ -107,7 +107,7 @@ def padded(model: Ranker, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, tor
             ids[row, -len(history) :] = history
     history = model.encoder(ids.flatten()).view(len(batch), WIDTH, -1)
     target = model.encoder(batch.items[batch.target])
-    side = torch.cat([model.encoder.side(batch), model.encoder.similarity(batch)], dim=1)
+    side = torch.cat([model.encoder.side(batch), model.encoder.dense(batch)], dim=1)
     return history, ids > 0, target, side
 
 

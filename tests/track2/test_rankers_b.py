@@ -202,7 +202,7 @@ def test_cross_attention_is_a_padded_transformer_with_the_mask_right(means: bool
         assert isinstance(layer, CrossAttentionLayer)
         state = rms(state + naive_attention(layer.attention, state, history, mask), layer.norm)
         state = rms(state + layer.feed_forward(state), layer.norm)
-    side, similarity = model.encoder.side(batch), model.encoder.similarity(batch)
+    side, similarity = model.encoder.side(batch), model.encoder.dense(batch)
     pooled = naive_pooling(model, target, history, mask)
     mean = (history * mask[:, :, None]).sum(1) / mask.sum(1, keepdim=True).clamp(min=1)
     extra = [mean, mean * target] if means else []
@@ -229,7 +229,7 @@ def test_din_dcn_is_attention_then_cross_then_mlp() -> None:
     vectors = model.encoder(batch.items)
     target, (history, mask) = vectors[batch.target], padded(vectors, batch)
     interest = naive_attention(model.attention, target, history, mask)
-    x0 = torch.cat([model.encoder.side(batch), model.encoder.similarity(batch), target, interest], 1)
+    x0 = torch.cat([model.encoder.side(batch), model.encoder.dense(batch), target, interest], 1)
     torch.testing.assert_close(model(batch), model.head(model.cross(x0)).squeeze(1), atol=1e-5, rtol=1e-5)
 
 
@@ -247,7 +247,7 @@ def test_din_senet_weighs_the_parts_of_item_vectors() -> None:
         parts += vector.split([4, 4, 8, 4, 4], 1)
     weights = 2 * model.senet.excitation(torch.stack([part.mean(1) for part in parts], 1))
     fields = [part * weights[:, i, None] for i, part in enumerate(parts)]
-    expected = model.head(torch.cat([*fields, model.encoder.similarity(batch)], 1)).squeeze(1)
+    expected = model.head(torch.cat([*fields, model.encoder.dense(batch)], 1)).squeeze(1)
     torch.testing.assert_close(model(batch), expected, atol=1e-4, rtol=1e-4)
 
 

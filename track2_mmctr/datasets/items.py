@@ -270,8 +270,9 @@ def item_table(
     semantic_ids: SemanticIds | None = None,
     knowledge: Knowledge | None = None,
     user_codes: UserCodes | None = None,
+    generator: str = "",
 ) -> ItemTable:
-    """Put the table together; its digest is that of the arrays a ranker reads."""
+    """Put the table together; its digest is that of the arrays a ranker reads, and of the generator of candidates."""
     likes, views = (np.ascontiguousarray(features.levels[:, column]) for column in (0, 1))
     arrays = [info.tags, likes, views, *([] if embedding is None else [embedding])]
     parts: list[str | bytes] = [part for array in arrays for part in (str(array.shape), array.tobytes())]
@@ -281,6 +282,8 @@ def item_table(
         parts += ["knowledge", *knowledge.parts()]
     if user_codes is not None:
         parts += ["user codes", *user_codes.parts()]
+    if generator:
+        parts += ["candidates", generator]
     return ItemTable(
         tags=info.tags,
         likes=likes,

@@ -25,6 +25,7 @@ from common.atomic import write_text
 from common.errors import DataError
 from common.hashing import digest, file_digest
 from track2_mmctr.config import DataConfig, FeatureConfig
+from track2_mmctr.datasets.candidates import candidates_of
 from track2_mmctr.datasets.items import check_unique, embedding_of, item_table, levels_from, read_features, read_info
 from track2_mmctr.datasets.knowledge import knowledge_of, user_codes_of
 from track2_mmctr.datasets.leaks import check_leaks
@@ -109,10 +110,13 @@ def load_data(
     codes = semantic_ids_of(features, len(info))
     knowledge = knowledge_of(features, len(info), found, notes)
     user_codes = user_codes_of(features, found, notes)
-    items = item_table(info, levels, embedding_of(features.embedding, info), codes, knowledge, user_codes)
+    candidates = candidates_of(features, found, notes)
+    generator = "" if candidates is None else candidates.identity
+    vectors = embedding_of(features.embedding, info)
+    items = item_table(info, levels, vectors, codes, knowledge, user_codes, generator)
     _check_others(folder, len(info), cache, notes)
     notes += check_leaks(list(found.values()), config.leaks, cache)
-    return CtrData(folder, found, items, notes)
+    return CtrData(folder, found if candidates is None else candidates.attached(found), items, notes)
 
 
 def _split(path: Path, name: SplitName, items: int, cache: Path, notes: list[str]) -> Split:

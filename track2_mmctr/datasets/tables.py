@@ -88,6 +88,8 @@ class Split:
         float64 [R]: the true log-odds of planted data; None otherwise.
     digest
         SHA-256 of what the split was read from.
+    candidates
+        float32 [R, 3]: what a generator thinks of the rows, as `features.candidates` asks for; None otherwise.
     """
 
     name: SplitName
@@ -100,6 +102,7 @@ class Split:
     ids: np.ndarray | None
     digest: str
     oracle: np.ndarray | None = None
+    candidates: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.target)

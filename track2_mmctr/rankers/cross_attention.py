@@ -61,7 +61,7 @@ class CrossAttention(Ranker):
         state = target
         for layer in self.layers:
             state = layer(state, vectors, batch)
-        parts = [self.encoder.side(batch), self.encoder.similarity(batch), target, state]
+        parts = [self.encoder.side(batch), self.encoder.dense(batch), target, state]
         if self.pooling is not None:
             parts.append(self.pooling(target, vectors, batch))
         if self.pooled:

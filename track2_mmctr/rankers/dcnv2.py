@@ -43,6 +43,6 @@ class DcnV2(Ranker):
         """Return logits [B]."""
         vectors = self.encoder(batch.items)
         history = mean_pool(vectors, batch)
-        parts = [self.encoder.side(batch), self.encoder.similarity(batch), vectors[batch.target], history]
+        parts = [self.encoder.side(batch), self.encoder.dense(batch), vectors[batch.target], history]
         x = torch.cat(parts, dim=1)
         return self.head(torch.cat([self.cross(x), self.deep(x)], dim=1)).squeeze(1)

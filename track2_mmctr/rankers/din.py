@@ -61,5 +61,5 @@ class Din(Ranker):
         vectors = self.encoder(batch.items)
         target = vectors[batch.target]
         interest = self.attention(target, vectors, batch)
-        parts = [self.encoder.side(batch), self.encoder.similarity(batch), target, interest]
+        parts = [self.encoder.side(batch), self.encoder.dense(batch), target, interest]
         return self.head(torch.cat(parts, dim=1)).squeeze(1)

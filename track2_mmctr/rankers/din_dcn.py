@@ -35,5 +35,5 @@ class DinDcn(Ranker):
         vectors = self.encoder(batch.items)
         target = vectors[batch.target]
         interest = self.attention(target, vectors, batch)
-        x0 = torch.cat([self.encoder.side(batch), self.encoder.similarity(batch), target, interest], dim=1)
+        x0 = torch.cat([self.encoder.side(batch), self.encoder.dense(batch), target, interest], dim=1)
         return self.head(self.cross(x0)).squeeze(1)

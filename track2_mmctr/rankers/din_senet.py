@@ -70,7 +70,7 @@ class DinSenet(Ranker):
         target = vectors[batch.target]
         interests = [self.pooling(target, vectors, batch), self.attention(target, vectors, batch)]
         fields = self.senet(torch.cat([self.encoder.side(batch), target, *interests], dim=1))
-        return self.head(torch.cat([fields, self.encoder.similarity(batch)], dim=1)).squeeze(1)
+        return self.head(torch.cat([fields, self.encoder.dense(batch)], dim=1)).squeeze(1)
 
 
 def item_fields(encoder: ItemEncoder) -> list[int]:

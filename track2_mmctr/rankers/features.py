@@ -24,6 +24,7 @@ class ItemEncoder(nn.Module):
 
     What is known of a row beside the items is `side`: the target's levels [2d] ‖ knowledge of the user and of the
     target [32 each] ‖ the user's tokens [d]; `side_fields` are the widths of its parts and `side_dim` is their sum.
+    Numbers are `dense`, of width `dense_dim`.
 
     Raises
     ------
@@ -79,7 +80,7 @@ class ItemEncoder(nn.Module):
         self.side_fields += [] if self.knowledge is None else self.knowledge.fields
         self.side_fields += [] if self.user_codes is None else [d]
         self.side_dim = sum(self.side_fields)
-        self.dense_dim = 3 if config.similarity and width else 0
+        self.dense_dim = 3 * (config.similarity and width > 0) + 3 * (config.candidates != "none")
         if not self.dim:
             raise ConfigError("every item feature is switched off", where="features", todo="switch one on")
         if config.similarity and not width:
@@ -120,13 +121,28 @@ class ItemEncoder(nn.Module):
             parts.append(self.user_codes(batch))
         return torch.cat(parts, dim=1)
 
+    def dense(self, batch: Batch) -> Tensor:
+        """Return what is known of rows as numbers, [B, dense_dim]: similarity [3] ‖ a generator's opinion [3].
+
+        Raises
+        ------
+        ConfigError
+            `features.candidates` is asked for and the split was read without it.
+        """
+        parts = [torch.zeros(len(batch), 0, device=batch.items.device)]
+        if self.config.similarity:
+            parts.append(self.similarity(batch))
+        if self.config.candidates != "none":
+            if batch.candidates is None:
+                raise ConfigError("the rows have no generated candidates", where="features.candidates")
+            parts.append(batch.candidates)
+        return torch.cat(parts, dim=1)
+
     def similarity(self, batch: Batch) -> Tensor:
         """Return cosines of the target's frozen vector with the history: with its mean, the largest, the last.
 
-        Float32 [B, 3], zeros for an empty history; [B, 0] when `similarity` is off.
+        Float32 [B, 3], zeros for an empty history.
         """
-        if not self.dense_dim:
-            return torch.zeros(len(batch), 0, device=batch.items.device)
         unit = functional.normalize(self.frozen[batch.items], dim=1)
         target = unit[batch.target]
         bag = functional.embedding_bag(batch.history, unit, batch.offsets[:-1], mode="mean")

@@ -14,6 +14,7 @@ import numpy as np
 
 from common.errors import ConfigError
 from track2_mmctr.config import FeatureConfig
+from track2_mmctr.datasets.candidates import NAMES
 from track2_mmctr.datasets.tables import ItemTable, Split
 from track2_mmctr.rankers.gbdt_codes import code_columns, prefix_numbers
 from track2_mmctr.rankers.segments import Segments, segments, unit_rows
@@ -124,8 +125,8 @@ def make_features(
 
     Parts that `config` switches off give no columns: `embedding` the cosines, `tags` the overlap, `ids` all counts,
     `item_levels` and `target_levels` the levels, `semantic_ids` the code prefixes (of `sid`, only `levels` has a
-    bearing here: the rest says how neural rankers read codes). With `folds` the split is train, and each row's fold
-    is left out.
+    bearing here: the rest says how neural rankers read codes), `candidates` what a generator thinks of the row. With
+    `folds` the split is train, and each row's fold is left out.
     """
     vectors = None
     if config.embedding != "none":
@@ -152,6 +153,8 @@ def make_features(
             columns |= count_columns(part, counts, folds)
         if prefixes is not None:
             columns |= code_columns(part, prefixes, counts, folds)
+        if config.candidates != "none":
+            columns |= generated_columns(part, split)
         names = list(columns)
         parts.append(np.column_stack([column.astype(np.float32) for column in columns.values()]))
     if not parts:
@@ -161,6 +164,15 @@ def make_features(
 
 def _levels(split: Split, part: Segments) -> np.ndarray:
     return np.asarray(split.levels[part.first : part.first + len(part)])
+
+
+def generated_columns(part: Segments, split: Split) -> Columns:
+    """Return a generator's score of the target after the history, and 1 / rank; NaN where it knows nothing."""
+    if split.candidates is None:
+        raise ConfigError("the rows have no generated candidates", where="features.candidates")
+    values = np.asarray(split.candidates[part.first : part.first + len(part)], dtype=np.float64)
+    known = values[:, 0] > 0
+    return {name: np.where(known, values[:, column], np.nan) for column, name in enumerate(NAMES) if column}
 
 
 def centred(embedding: np.ndarray) -> np.ndarray:

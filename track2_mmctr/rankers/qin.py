@@ -75,5 +75,5 @@ class Qin(Ranker):
         vectors = self.encoder(batch.items)
         target = vectors[batch.target]
         interest = self.attention(target, vectors, batch)
-        parts = [self.encoder.side(batch), self.encoder.similarity(batch), target, interest]
+        parts = [self.encoder.side(batch), self.encoder.dense(batch), target, interest]
         return self.head(self.layers(torch.cat(parts, dim=1))).squeeze(1)

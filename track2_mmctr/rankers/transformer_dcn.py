@@ -160,7 +160,7 @@ class TransformerDcn(Ranker):
         vectors = self.encoder(batch.items)
         target = vectors[batch.target]
         window, top = (self._right if self.config.mask == "right" else self._inverted)(vectors, target, batch)
-        parts = [self.encoder.side(batch), self.encoder.similarity(batch), target, window, self.pooled(top)]
+        parts = [self.encoder.side(batch), self.encoder.dense(batch), target, window, self.pooled(top)]
         z = torch.cat(parts, dim=1)
         return self.head(torch.cat([self.cross(z), self.deep(z)], dim=1)).squeeze(1)
 
