@@ -47,9 +47,7 @@ class World:
 
     def rows(self, start: int, stop: int) -> World:
         """Return some of the samples."""
-        features, styles = (
-            {name: x[start:stop] for name, x in part.items()} for part in (self.features, self.styles)
-        )
+        features, styles = ({name: x[start:stop] for name, x in part.items()} for part in (self.features, self.styles))
         return World(features, self.events[start:stop], styles)
 
     def shuffled(self, seed: int) -> World:
@@ -58,7 +56,7 @@ class World:
         return World(self.features | {"b": self.features["b"][order]}, self.events, self.styles)
 
 
-def make_world(seed: int, samples: int = 2400, *, stay: float = 0.7, style: float = 0.7, noise: float = 0.1) -> World:
+def make_world(seed: int, samples: int = 1500, *, stay: float = 0.7, style: float = 0.7, noise: float = 0.1) -> World:
     """Return planted samples; same arguments, same bytes."""
     rng = np.random.default_rng((seed, 31))
     events = np.empty((samples, STEPS), np.int64)
@@ -78,10 +76,10 @@ def make_world(seed: int, samples: int = 2400, *, stay: float = 0.7, style: floa
 
 def small_config(**changes: Any) -> UniCodeConfig:
     """Return the configuration of the planted runs: the paper's losses at a size for one core."""
-    fit = {"epochs": 40, "learning_rate": 2e-3, "weight_decay": 0.0, "clip_norm": 0.5, "figure": "score"}
-    fit |= {"schedule": {"type": "constant"}, "evaluate_every": 40, "patience": 40} | changes.pop("fit", {})
-    base: dict[str, Any] = {"codes": 32, "dim": 32, "specific_dim": 16, "hidden": 64, "context_dim": 32}
-    base |= {"mi_hidden": 32, "batch_size": 128, "reset_after": 60, "active_within": 20, "validation": 0.0}
+    fit = {"epochs": 25, "learning_rate": 2e-3, "weight_decay": 0.0, "clip_norm": 0.5, "figure": "score"}
+    fit |= {"schedule": {"type": "constant"}, "evaluate_every": 25, "patience": 25} | changes.pop("fit", {})
+    base: dict[str, Any] = {"codes": 16, "dim": 32, "specific_dim": 16, "hidden": 64, "context_dim": 32}
+    base |= {"mi_hidden": 32, "batch_size": 64, "reset_after": 60, "active_within": 20, "validation": 0.0}
     return UniCodeConfig.model_validate(base | {"fit": fit} | changes)
 
 
@@ -145,7 +143,7 @@ def run_arm(seed: int, train: World, test: World, changes: dict[str, Any], place
 def arms(seed: int) -> Iterator[tuple[str, Run]]:
     """Yield each arm's name and what computes its figures."""
     world = make_world(seed)
-    train, test = world.rows(0, 1800), world.rows(1800, 2400)
+    train, test = world.rows(0, 1000), world.rows(1000, 1500)
     for name, changes in ABLATED.items():
         yield name, lambda changes=changes: run_arm(seed, train, test, dict(changes))
     yield "shuffled pairs (placebo)", lambda: run_arm(seed, train, test, {}, placebo=True)

@@ -1,4 +1,4 @@
-"""The command line of the tokenizers: `python -m common.tokenizers fit|encode|report --help`."""
+"""The command line of the tokenizers: `python -m common.tokenizers fit|encode|report|uni-code --help`."""
 
 from __future__ import annotations
 
@@ -101,6 +101,50 @@ def report(
 
     with reported(debug):
         report_to(model, data, column, out or model, say)
+
+
+@app.command()
+def uni_code(
+    out: Annotated[Path, typer.Option("--out", help="Folder for the tokenizer and ids.parquet")],
+    text: Annotated[Path | None, typer.Option("--text", help="Vectors of texts: .npy, or parquet with ids")] = None,
+    image: Annotated[Path | None, typer.Option("--image", help="Vectors of images, the same")] = None,
+    modality: Annotated[list[str] | None, typer.Option("--modality", help="NAME=FILE, another modality")] = None,
+    column: Annotated[list[str] | None, typer.Option("--column", help="NAME=COLUMN of that file's vectors")] = None,
+    encoder: Annotated[
+        list[str] | None, typer.Option("--encoder", help="NAME=ENCODER that made the vectors; checked with --model")
+    ] = None,
+    model: Annotated[Path | None, typer.Option("--model", help="A fitted tokenizer to use: nothing is trained")] = None,
+    pool: Annotated[
+        Literal["most", "all"], typer.Option(help="Of an item's steps: its most frequent code, or a level a step")
+    ] = "most",
+    missing: Annotated[
+        Literal["error", "other"], typer.Option(help="Items without a modality: refuse, or the other one's codes")
+    ] = "error",
+    rank_codes: Annotated[int, typer.Option(min=0, help="Codes of the rank level; 0 = as many as are needed")] = 0,
+    set_: Annotated[list[str] | None, typer.Option("--set", "-s", help="A setting: codes=256, fit.epochs=20")] = None,
+    seed: Annotated[int, typer.Option(min=0)] = 7,
+    device: Annotated[str, typer.Option(help="Where training runs: cpu or cuda")] = "cpu",
+    debug: DebugOption = False,
+) -> None:
+    """Fit one codebook of two or three modalities, and write IDs: a code of each modality, then a rank.
+
+    Example: python -m common.tokenizers uni-code --text text.parquet --image image.parquet --out runs/uni_code
+    """
+    with reported(debug):
+        from common.tokenizers.uni_code.command import fit_ids, parse_sources
+
+        fit_ids(
+            parse_sources({"text": text, "image": image}, modality or [], column or [], encoder or []),
+            out,
+            set_ or [],
+            seed=seed,
+            model=model,
+            pool=pool,
+            missing=missing,
+            rank_codes=rank_codes,
+            device=device,
+            say=say,
+        )
 
 
 if __name__ == "__main__":

@@ -54,9 +54,7 @@ class Club(nn.Module):
     def log_density(self, weights: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
         """Return mean and log-variance [M, B, S] of q(s|z) for z [M, B, D], by the flat `weights`."""
         sizes = [math.prod(shape) for shape in self.shapes]
-        w1, b1, w2, b2 = (
-            part.view(shape) for part, shape in zip(weights.split(sizes), self.shapes, strict=True)
-        )
+        w1, b1, w2, b2 = (part.view(shape) for part, shape in zip(weights.split(sizes), self.shapes, strict=True))
         mean, spread = torch.relu(torch.baddbmm(b1, z, w1)).chunk(2, dim=2)
         return torch.baddbmm(b2[0], mean, w2[0]), torch.tanh(torch.baddbmm(b2[1], spread, w2[1]))
 

@@ -74,9 +74,9 @@ class SharedCodebook(nn.Module):
 
     @torch.no_grad()
     def start(self, z: Tensor) -> None:
-        """Set the codes to vectors drawn from the first batch z [M, B, T, D] of all modalities, with a little noise [I].
+        """Set the codes to vectors drawn from the first batch z [M, B, T, D] of all modalities.
 
-        The paper starts from small random numbers, of which the reset then makes such vectors.
+        With a little noise [I]. The paper starts from small random numbers, of which the reset then makes such vectors.
         """
         rows = z.flatten(0, 2)
         chosen = torch.randint(len(rows), (len(self.table),), device=z.device)

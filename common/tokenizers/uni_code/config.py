@@ -37,7 +37,7 @@ class UniCodeConfig(Config):
         description="Cross-CPC over the ordered pairs of modalities; all: each modality's own future as well, as the "
         "released code for three modalities has it (9 pairs); none: ablation",
     )
-    horizon: int = Field(default=2, ge=1, description="steps ahead that Cross-CPC predicts; T - 1 at most [I]")
+    horizon: int = Field(default=1, ge=1, description="steps ahead that Cross-CPC predicts, T - 1 at most [2]")
     context_dim: int = Field(default=128, ge=1, description="width of Cross-CPC's LSTM [I]")
     ema: Ema = Field(
         default="cross_attention",
@@ -64,7 +64,9 @@ class UniCodeConfig(Config):
     active_within: int = Field(default=100, ge=1, description="steps within which a used code is a source of resets")
 
     batch_size: int = Field(default=80, ge=2)
-    validation: float = Field(default=0.1, ge=0, lt=1, description="share of samples held out for early stopping; 0: none")
+    validation: float = Field(
+        default=0.1, ge=0, lt=1, description="share of samples held out for early stopping; 0: none"
+    )
     fit: FitConfig = Field(
         default=FitConfig(
             epochs=6,

@@ -75,7 +75,7 @@ def code_matching(z: Tensor, table: Tensor) -> Tensor:
     """Return the cross-modal code matching loss, the mean over pairs of modalities, of z [M, B, T, D], table [K, D].
 
     P^m = softmax(-|z^m - e|) averaged over the steps, [B, K]; S = P^a log P^b' + P^b log P^a'; cross entropy with the
-    diagonal of S as the target [C]. Distances are not squared: with long vectors a square would leave one code [I].
+    diagonal of S as the target [C]. Distances are not squared [2: copies of the released code].
     """
     squares = z.square().sum(-1, keepdim=True) - 2 * z @ table.T + table.square().sum(1)
     chances = torch.softmax(-squares.clamp_min(1e-6).sqrt(), dim=-1).mean(2)

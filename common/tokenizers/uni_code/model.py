@@ -74,9 +74,7 @@ class UniCodeModel(nn.Module):
         self.cpc = (
             None
             if config.cpc == "none"
-            else CrossCpc(
-                count, config.dim, config.context_dim, steps, config.horizon, own=config.cpc == "all"
-            )
+            else CrossCpc(count, config.dim, config.context_dim, steps, config.horizon, own=config.cpc == "all")
         )
 
     def loss(self, batch: PairedBatch) -> dict[str, Tensor]:
@@ -88,10 +86,14 @@ class UniCodeModel(nn.Module):
         if self.training and not self.codebook.ready:
             self.codebook.start(z.detach())
         codes = self.codebook.choose(z)
-        table = self.codebook.table.clone()  # as the graph knows it: `after_step` moves the table before the backward pass
+        table = (
+            self.codebook.table.clone()
+        )  # as the graph knows it: `after_step` moves the table before the backward pass
         quantized = table[codes]
         through = z + (quantized - z).detach()
-        rebuilt = [self.decoders[n](torch.cat([q, s], -1)) for n, q, s in zip(self.names, through, specific, strict=True)]
+        rebuilt = [
+            self.decoders[n](torch.cat([q, s], -1)) for n, q, s in zip(self.names, through, specific, strict=True)
+        ]
         found = {
             "reconstruction": torch.stack([(a - b).square().mean() for a, b in zip(rebuilt, x, strict=True)]).sum(),
             "commitment": commitment(z, quantized, config.beta, cross=config.ema != "none"),

@@ -197,15 +197,15 @@ class UniCode:
             )
         return made
 
-    def _train(
-        self, scaled: dict[str, np.ndarray], seed: int, folder: Path | None, device: str, say: Say
-    ) -> FitResult:
+    def _train(self, scaled: dict[str, np.ndarray], seed: int, folder: Path | None, device: str, say: Say) -> FitResult:
         config = self.config
         count = len(next(iter(scaled.values())))
         held = min(int(config.validation * count), count - 2)
         order = np.random.default_rng((seed, 1)).permutation(count)
         train = {name: x[np.sort(order[held:])] for name, x in scaled.items()}
-        valid = PairedBatches({n: x[np.sort(order[:held])] for n, x in scaled.items()}, "", 1024, 0) if held > 1 else None
+        valid = (
+            PairedBatches({n: x[np.sort(order[:held])] for n, x in scaled.items()}, "", 1024, 0) if held > 1 else None
+        )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self._model = UniCodeModel(self.widths, self.steps, config)
@@ -255,7 +255,10 @@ class UniCode:
         x = as_steps(x, modality)
         if x.shape[2] != self.widths[modality]:
             raise DataError(
-                "features of another width", where=modality, expected=f"[N, T, {self.widths[modality]}]", got=list(x.shape)
+                "features of another width",
+                where=modality,
+                expected=f"[N, T, {self.widths[modality]}]",
+                got=list(x.shape),
             )
         layers = getattr(model, part)[modality]
         return apply(layers, self._scales[modality].apply(x).reshape(-1, x.shape[2])).reshape(*x.shape[:2], -1)
@@ -272,7 +275,9 @@ class UniCode:
         }
 
     def _arrays(self) -> dict[str, np.ndarray]:
-        arrays = {f"model.{name}": value.numpy().copy() for name, value in self._fitted(ready=False).state_dict().items()}
+        arrays = {
+            f"model.{name}": value.numpy().copy() for name, value in self._fitted(ready=False).state_dict().items()
+        }
         for name, scale in self._scales.items():
             arrays |= {f"mean.{name}": scale.mean, f"size.{name}": np.asarray([scale.size], np.float32)}
         return arrays
