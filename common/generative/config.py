@@ -8,7 +8,10 @@ from typing import Literal
 from pydantic import Field, field_validator
 
 from common.config import Config
+from common.generative.eager.config import EagerConfig
+from common.generative.eager_llm.config import EagerLlmConfig
 from common.generative.sasrec import SasRecConfig
+from common.generative.store.config import StoreConfig
 from common.generative.tiger import TigerConfig
 from common.generative.training import FitConfig
 
@@ -108,6 +111,9 @@ class RunConfig(Config):
     ids: str = Field(default="ours", description="ours, published, random, atomic, or a file or folder")
     tokenizer: ItemIdsConfig = ItemIdsConfig()
     tiger: TigerConfig = TigerConfig()
+    eager: EagerConfig = EagerConfig()
+    eager_llm: EagerLlmConfig = EagerLlmConfig()
+    store: StoreConfig = StoreConfig()
     sasrec: SasRecConfig = SasRecConfig()
     nearest: NearestConfig = NearestConfig()
     behaviour: BehaviourConfig = BehaviourConfig()
