@@ -51,6 +51,42 @@ has() {
     return 1
 }
 
+# Whether Kaggle credentials are there, by the places where its client looks; nothing is read.
+kaggle_login() {
+    local home=${HOME:-} file
+    [ -z "${KAGGLE_API_TOKEN:-}${KAGGLE_KEY:-}" ] || return 0
+    for file in "$home"/.kaggle/{access_token,access_token.txt,kaggle.json,credentials.json} \
+        "${KAGGLE_CONFIG_DIR:-/nowhere}/kaggle.json" "${XDG_CONFIG_HOME:-$home/.config}/kaggle/kaggle.json"; do
+        if [ -s "$file" ]; then return 0; fi
+    done
+    return 1
+}
+
+# After a run on the shipped sample: offer the real data, or say in one line how to get it.
+real_data() {
+    if [ -n "${MIRC_DATA:-}" ] || [ -d data/mmdocir ] || [ -d data/m2kr ] || [ -d data/microlens ]; then return; fi
+    local get=".venv/bin/python -m track1_mdr download; .venv/bin/python -m track2_mmctr download" dry track
+    if ! kaggle_login; then
+        echo "real data: $get (what only Kaggle has needs a token of kaggle.com/settings/api in ~/.kaggle/access_token)"
+    elif [ ! -t 0 ] || [ ! -t 1 ]; then
+        echo "real data: Kaggle credentials found: $get (--dry-run shows the sizes)"
+    elif agreed "Kaggle credentials found. Look at what the real data would take?"; then
+        for dry in --dry-run ""; do
+            for track in track1_mdr track2_mmctr; do
+                .venv/bin/python -m "$track" download $dry
+            done
+            [ -z "$dry" ] || agreed "Download it now?" || return 0
+        done
+    fi
+}
+
+# Whether the user answers with y; no answer is a no.
+agreed() {
+    local answer=""
+    read -r -p "$1 [y/N] " answer || true
+    [[ "$answer" == [yY]* ]]
+}
+
 verb=${1:-all}
 case "$verb" in
 all)
@@ -66,6 +102,7 @@ all)
     else
         echo "track2: no data in $MIRC_DATA, skipped"
     fi
+    real_data
     ;;
 test)
     setup

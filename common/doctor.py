@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal
 
 from common.encoders.packaged import PACKAGED, package_folder
 from common.experiment import cores, cpu_name
+from common.kaggle.credentials import LOGIN, all_credentials
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -115,9 +116,10 @@ def examine(
     checks += [check_disk(name, folder) for name, folder in (("data", data_root), ("cache", cache), ("runs", runs))]
     checks += check_data(data_root, track)
     checks += check_weights()
-    if track == "track1":  # Track 2 is on Codabench, where submissions are uploaded by hand
-        checks.append(check_kaggle(environment, home))
+    checks.append(check_kaggle(environment, home, needed=track == "track1"))
     checks.append(check_hub(environment, home))
+    if track == "track2":
+        checks += [check_codabench(), check_endpoint(environment)]
     return checks
 
 
@@ -256,35 +258,48 @@ def check_weights() -> list[Check]:
     return checks
 
 
-def check_kaggle(environment: Mapping[str, str], home: Path) -> Check:
-    """Report whether Kaggle credentials are there, and where; never what they are."""
-    folder = Path(environment.get("KAGGLE_CONFIG_DIR") or home / ".kaggle")
-    variables = [] if not environment.get("KAGGLE_API_TOKEN") else ["KAGGLE_API_TOKEN"]
-    if environment.get("KAGGLE_USERNAME") and environment.get("KAGGLE_KEY"):
-        variables.append("KAGGLE_USERNAME and KAGGLE_KEY")
+def check_kaggle(environment: Mapping[str, str], home: Path, *, needed: bool = True) -> Check:
+    """Report whether Kaggle credentials are there, and where, the one that the client takes first; never what they are.
+
+    `needed` is False where only a copy of the data is there, which can be had elsewhere.
+    """
+    found = all_credentials(environment, home)
     half = bool(environment.get("KAGGLE_USERNAME")) != bool(environment.get("KAGGLE_KEY"))
-    todo = "kaggle.com → Settings → API: make a token, put it in KAGGLE_API_TOKEN or ~/.kaggle/access_token"
-    if half and not variables:
-        todo = f"set both KAGGLE_USERNAME and KAGGLE_KEY; or: {todo}"
-    return _credentials("kaggle", variables, [folder / "access_token", folder / "kaggle.json"], todo)
+    todo = f"set both KAGGLE_USERNAME and KAGGLE_KEY; or: {LOGIN}" if half and not found else LOGIN
+    places = [entry.source for entry in found]
+    check = _credentials("kaggle", places, [entry.path for entry in found if entry.path is not None], todo)
+    return check if found or needed else Check(check.name, "ok", "none; only the copy of the data on Kaggle needs them")
 
 
 def check_hub(environment: Mapping[str, str], home: Path) -> Check:
     """Report whether a Hugging Face token is there; public models and data need none."""
-    folder = Path(environment.get("HF_HOME") or home / ".cache" / "huggingface")
-    variables = ["HF_TOKEN"] if environment.get("HF_TOKEN") else []
-    todo = "only needed for gated models: hf auth login, or set HF_TOKEN"
-    return _credentials("hugging face", variables, [folder / "token"], todo)
+    cache = Path(environment.get("XDG_CACHE_HOME") or home / ".cache")
+    folder = Path(environment.get("HF_HOME") or cache / "huggingface")
+    file = Path(environment.get("HF_TOKEN_PATH") or folder / "token")
+    places = [f"variable {name}" for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN") if environment.get(name)]
+    files = [file] if file.is_file() and file.stat().st_size > 0 else []
+    todo = "only needed for gated models and data: hf auth login, or set HF_TOKEN"
+    return _credentials("hugging face", places + [f"file {path}" for path in files], files, todo)
 
 
-def _credentials(name: str, variables: list[str], files: list[Path], todo: str) -> Check:
-    present = [path for path in files if path.is_file() and path.stat().st_size > 0]
-    places = [f"variable {variable}" for variable in variables] + [f"file {path}" for path in present]
+def check_codabench() -> Check:
+    """Say that Codabench needs no credential here: its uploads are made in the browser."""
+    return Check("credentials: codabench", "ok", "none needed: `submit` prints the page and the steps of the upload")
+
+
+def check_endpoint(environment: Mapping[str, str]) -> Check:
+    """Report whether the key of a language model's endpoint is set; only `embed --method kar` may ask one."""
+    there = bool(environment.get("MIRC_API_KEY"))
+    found = "variable MIRC_API_KEY" if there else "none; only an endpoint that embed --method kar asks needs one"
+    return Check("credentials: language model", "ok", found)
+
+
+def _credentials(name: str, places: list[str], files: list[Path], todo: str) -> Check:
     if not places:
         return Check(f"credentials: {name}", "warn", "none", todo)
     found = ", ".join(places)
     # Other users of the machine may read a file that is open to group or all; Windows has no such bits.
-    loose = [path for path in present if os.name == "posix" and path.stat().st_mode & 0o077]
+    loose = [path for path in files if os.name == "posix" and path.stat().st_mode & 0o077]
     if loose:
         modes = ", ".join(f"{path} has mode {path.stat().st_mode & 0o777:o}" for path in loose)
         return Check(f"credentials: {name}", "warn", f"{found}; {modes}", f"chmod 600 {' '.join(map(str, loose))}")

@@ -206,3 +206,78 @@ def test_a_check_that_fails_fails_the_script(tool: str, skeleton: Skeleton) -> N
 def test_the_script_is_executable_and_ci_calls_it(root: Path) -> None:
     assert os.access(root / "run_all.sh", os.X_OK)
     assert "./run_all.sh test" in (root / ".ci" / "run").read_text()
+
+
+LINE = "track1_mdr download; .venv/bin/python -m track2_mmctr download"
+
+
+def test_without_real_data_one_line_says_how_to_get_it(skeleton: Skeleton, tmp_path: Path) -> None:
+    skeleton.python("python3")
+    skeleton.run("setup")
+    skeleton.calls()
+    last = skeleton.run(HOME=str(tmp_path)).stdout.splitlines()[-1]
+    assert LINE in last and "kaggle.com/settings/api" in last
+    assert skeleton.calls() == RUNS
+    for verb in ("track1", "track2", "setup"):
+        assert "real data" not in skeleton.run(verb, HOME=str(tmp_path)).stdout
+    (skeleton.home / "data" / "microlens").mkdir(parents=True)
+    assert "real data" not in skeleton.run(HOME=str(tmp_path)).stdout
+    assert "real data" not in skeleton.run(HOME=str(tmp_path), MIRC_DATA=str(tmp_path)).stdout
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "KAGGLE_API_TOKEN",
+        "KAGGLE_KEY",
+        ".kaggle/access_token",
+        ".kaggle/kaggle.json",
+        ".config/kaggle/kaggle.json",
+        "mine/kaggle.json",
+    ],
+)
+def test_credentials_anywhere_are_found_and_never_shown(place: str, skeleton: Skeleton, tmp_path: Path) -> None:
+    skeleton.python("python3")
+    skeleton.run("setup")
+    skeleton.calls()
+    given = {"HOME": str(tmp_path), "KAGGLE_CONFIG_DIR": str(tmp_path / "mine")}
+    if "/" in place:
+        (tmp_path / place).parent.mkdir(parents=True)
+        (tmp_path / place).write_text("planted-secret")
+    else:
+        given[place] = "planted-secret"
+    done = skeleton.run(**given)
+    assert "Kaggle credentials found" in done.stdout.splitlines()[-1] and LINE in done.stdout
+    assert "planted-secret" not in done.stdout + done.stderr
+    assert skeleton.calls() == RUNS  # nobody is there to agree: nothing is downloaded
+
+
+@pytest.mark.parametrize(("answers", "asked"), [("n\n", []), ("y\nn\n", [True]), ("y\ny\n", [True, False]), ("", [])])
+def test_at_a_terminal_the_download_is_offered_and_nothing_is_done_without_a_yes(
+    answers: str, asked: list[bool], skeleton: Skeleton, tmp_path: Path
+) -> None:
+    skeleton.python("python3")
+    skeleton.run("setup")
+    skeleton.calls()
+    mine, theirs = os.openpty()
+    os.write(mine, (answers or "\x04").encode())
+    command = subprocess.Popen(
+        [str(skeleton.home / "run_all.sh")],
+        cwd=skeleton.home,
+        env={"PATH": str(skeleton.bin), "HOME": str(tmp_path), "KAGGLE_API_TOKEN": "planted-secret"},
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+    )
+    try:
+        assert command.wait(timeout=60) == 0
+    finally:
+        command.kill()
+        os.close(theirs)
+        os.close(mine)
+    wanted = [
+        f"venv/python -m {track} download {'--dry-run' if dry else ''}".rstrip()
+        for dry in asked
+        for track in ("track1_mdr", "track2_mmctr")
+    ]
+    assert [line.rstrip() for line in skeleton.calls()] == [*RUNS, *wanted]

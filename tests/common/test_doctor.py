@@ -75,13 +75,14 @@ def test_the_shipped_sample_has_all_parts(root):
     assert "pdfs/*.pdf (6 files)" in by_name(checks)["MMDocIR pages"].found
 
 
-def test_track_2_looks_for_its_own_data_in_either_place_and_for_no_kaggle_account(tmp_path):
+def test_track_2_looks_for_its_own_data_in_either_place_and_needs_no_account(tmp_path):
     (tmp_path / "MicroLens_1M_x1").mkdir()
     (tmp_path / "MicroLens_1M_x1" / "train.parquet").write_bytes(b"PAR1")
     folders = [tmp_path / name for name in ("cache", "runs")]
     found = by_name(examine(tmp_path, *folders, track="track2", environment={}, home=tmp_path))
     assert found["MMCTR train"].status == "ok" and found["MMCTR valid"].status == "warn"
-    assert "credentials: kaggle" not in found and "MMDocIR pages" not in found
+    assert "MMDocIR pages" not in found
+    assert found["credentials: kaggle"].status == found["credentials: codabench"].status == "ok"
 
 
 def test_an_empty_file_is_a_failed_download(tmp_path):
@@ -128,19 +129,53 @@ def test_half_a_kaggle_login_is_none(tmp_path):
 def test_kaggle_by_file_and_its_mode(name, mode, status, tmp_path):
     path = tmp_path / ".kaggle" / name
     path.parent.mkdir()
-    path.write_text(PLANTED)
+    path.write_text(PLANTED if name == "access_token" else f'{{"username": "someone", "key": "{PLANTED}"}}')
     path.chmod(mode)
     check = check_kaggle({}, tmp_path)
     assert check.status == status and str(path) in check.found and PLANTED not in text_of([check])
     assert ("chmod 600" in check.todo) == (status == "warn")
 
 
-def test_kaggle_and_hub_folders_from_the_environment(tmp_path):
-    for name in ("access_token", "token"):
-        (tmp_path / name).write_text(PLANTED)
+def test_folders_of_kaggle_and_the_hub_from_the_environment(tmp_path):
+    for name in ("kaggle.json", "token"):
+        (tmp_path / name).write_text(f'{{"username": "someone", "key": "{PLANTED}"}}')
         (tmp_path / name).chmod(0o600)
     assert check_kaggle({"KAGGLE_CONFIG_DIR": str(tmp_path)}, tmp_path / "home").status == "ok"
-    assert check_hub({"HF_HOME": str(tmp_path)}, tmp_path / "home").status == "ok"
+    for variables in ({"HF_HOME": str(tmp_path)}, {"HF_TOKEN_PATH": str(tmp_path / "token")}):
+        assert check_hub(variables, tmp_path / "home").status == "ok"
+
+
+def test_every_place_is_named_and_the_first_is_the_one_that_the_client_takes(tmp_path):
+    folder = tmp_path / ".kaggle"
+    folder.mkdir()
+    for name, text in (
+        ("access_token", PLANTED),
+        ("kaggle.json", f'{{"username": "someone", "key": "{PLANTED}"}}'),
+        ("credentials.json", f'{{"refresh_token": "{PLANTED}"}}'),
+    ):
+        (folder / name).write_text(text)
+        (folder / name).chmod(0o600)
+    check = check_kaggle({"KAGGLE_USERNAME": "someone", "KAGGLE_KEY": PLANTED}, tmp_path)
+    places = ["access_token", "KAGGLE_USERNAME and KAGGLE_KEY", "kaggle.json", "credentials.json"]
+    assert check.status == "ok"
+    assert sorted(places, key=check.found.index) == places
+    assert PLANTED not in check.found and "someone" not in check.found
+    (folder / "kaggle.json").write_text('{"username": "someone"}')  # half a login is none
+    assert "kaggle.json" not in check_kaggle({}, tmp_path).found
+
+
+def test_a_token_variable_may_name_a_file(tmp_path):
+    path = tmp_path / "token.txt"
+    path.write_text(PLANTED)
+    path.chmod(0o644)
+    check = check_kaggle({"KAGGLE_API_TOKEN": str(path)}, tmp_path)
+    assert check.status == "warn" and str(path) in check.found and "644" in check.found
+
+
+def test_the_key_of_an_endpoint_is_told_and_not_shown():
+    check = doctor.check_endpoint({"MIRC_API_KEY": PLANTED})
+    assert check.found == "variable MIRC_API_KEY"
+    assert doctor.check_endpoint({}).status == "ok"
 
 
 def test_hub_token(tmp_path):
