@@ -10,6 +10,8 @@ from typing import Annotated
 import typer
 
 from common import cli
+from common.download.cli import Track
+from common.download.cli import add_command as add_download
 from common.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -91,6 +93,15 @@ def doctor(data: DataOption = None, cache: CacheOption = None) -> None:
         cli.print_rich(render(checks))
         if any(check.status == "fail" for check in checks):
             raise typer.Exit(1)
+
+
+def _downloads() -> Track:
+    from track1_mdr.download import TRACK
+
+    return TRACK
+
+
+add_download(app, "track1_mdr", ROOT, typed, _downloads)
 
 
 @app.command()
