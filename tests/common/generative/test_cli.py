@@ -18,8 +18,13 @@ RUNNER = CliRunner()
 TINY = [
     "tiger.dim=16", "tiger.heads=2", "tiger.feedforward=16", "tiger.encoder_layers=1", "tiger.decoder_layers=1",
     "tokenizer.codebook_sizes=[4,4]", "tokenizer.dim=8", "train.epochs=2", "train.valid_users=20", "evaluate.beam=10",
-    "sasrec.dim=16", "device=cpu",
+    "sasrec.dim=16", "device=cpu", "eager.dim=16", "eager.heads=2", "eager.feedforward=16", "eager.decoder_layers=1",
+    "behaviour.source=co_occurrence",
+    *(f"{name}.lm.scratch.{key}" for name in ("eager_llm", "store")
+      for key in ("dim=16", "layers=1", "heads=2", "feedforward=32", "vocabulary=300")),
+    "store.dense.train.epochs=2", "store.dense.slots=2", "store.codes.size=4",
 ]  # fmt: skip
+NEW = ("eager", "eager_llm", "store")
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +73,42 @@ def test_recommend_writes_users_and_leaves_sold_out_items_away(data: Path, tmp_p
     found: dict[str, Any] = json.loads((tmp_path / "some.json").read_text())
     assert list(found) == ["u3", "u1"]
     assert all(sorted(one) == sorted(set(range(100, 124)) - set(sold)) for one in found.values())  # no more exist
+
+
+@pytest.mark.parametrize("model", NEW)
+def test_each_language_and_two_stream_model_trains_evaluates_and_recommends(
+    data: Path, tmp_path: Path, model: str
+) -> None:
+    out = tmp_path / "out"
+    trained = call("train", model, data, out)
+    assert trained.exit_code == 0, trained.output
+    assert f"model: {model}" not in trained.output and "trained 2 epochs" in trained.output
+    assert "co-occurrence" in trained.output or "its ID" in trained.output  # what the data lacks is told
+    told = call("evaluate", model, data, out)
+    assert told.exit_code == 0, told.output
+    assert "epoch 1" not in told.output
+    figures = json.loads((out / "metrics.json").read_text())["figures"]
+    assert 0 <= figures["Recall@5"] <= figures["Recall@10"] <= 1
+    (tmp_path / "sold.txt").write_text("".join(f"{one}\n" for one in range(100, 120)))
+    done = call("recommend", model, data, out, "-k", "9", "--to", str(tmp_path / "to.json"),
+                "--exclude", str(tmp_path / "sold.txt"))  # fmt: skip
+    assert done.exit_code == 0, done.output
+    lists = json.loads((tmp_path / "to.json").read_text())
+    assert len(lists) == 60 and all(sorted(one) == list(range(120, 124)) for one in lists.values())
+
+
+def test_the_key_ties_a_run_to_its_own_sections_and_texts_alone(data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert call("train", "sasrec", data, out).exit_code == 0
+    key = json.loads((out / "key.json").read_text())
+    assert "sasrec" in key and not {"tiger", "eager", "texts", "behaviour"} & key.keys()
+    again = call("evaluate", "sasrec", data, out, tiny=[*TINY, "eager.gct=0", "tiger.dim=32"])  # others' sections
+    assert again.exit_code == 0, again.output
+    (out / "key.json").write_text(json.dumps({**key, "tiger": {"dim": 1}}))  # as older versions wrote it
+    assert call("evaluate", "sasrec", data, out).exit_code == 0
+    (out / "key.json").write_text("{")
+    broken = call("evaluate", "sasrec", data, out)
+    assert broken.exit_code == 2 and "the run's key is damaged" in broken.output
 
 
 @pytest.mark.parametrize(
