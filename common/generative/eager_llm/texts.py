@@ -21,9 +21,9 @@ class ItemTexts:
 
     @classmethod
     def of(cls, texts: Sequence[str], words: int) -> ItemTexts:
-        """Split texts: the title is the first line, its first `words` words; the description is all of a longer text.
+        r"""Split texts: the title is the first line, its first `words` words; the description is all of a longer text.
 
-        >>> ItemTexts.of(["Heat (1995)\\nA thief meets a detective.", "a red fox"], 2)
+        >>> ItemTexts.of(["Heat (1995)\nA thief meets a detective.", "a red fox"], 2)
         ItemTexts(titles=['Heat (1995)', 'a red'], descriptions=['A thief meets a detective.', 'a red fox'])
         """
         titles, descriptions = [], []
