@@ -12,12 +12,13 @@ import tarfile
 import zipfile
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Literal
 
+from common.download import rar5
 from common.download.content import HEAD_BYTES, kind_of
 from common.errors import DataError
 
@@ -92,8 +93,8 @@ class JoinedFile(io.RawIOBase):
 class Archive(ABC):
     """An archive that is open for reading; `walk` may be called again and again."""
 
-    def __init__(self, name: str, size: int) -> None:
-        self.name = name
+    def __init__(self, path: Path, size: int) -> None:
+        self.path = path
         self.size = size
 
     @abstractmethod
@@ -111,7 +112,6 @@ def open_archive(paths: Sequence[Path]) -> Iterator[Archive]:
         Not an archive that is known, encrypted, damaged (also while it is read), a part is absent, or the system
         lacks libarchive for a rar.
     """
-    name = paths[0].name
     check_parts(paths)
     with archive_errors(paths[0]), JoinedFile(paths) as raw, io.BufferedReader(raw, BLOCK) as file:
         kind = kind_of(file.read(HEAD_BYTES))
@@ -119,11 +119,11 @@ def open_archive(paths: Sequence[Path]) -> Iterator[Archive]:
         size = sum(path.stat().st_size for path in paths)
         if kind == "zip":
             with zipfile.ZipFile(file) as opened:
-                yield _Zip(name, size, opened)
+                yield _Zip(paths[0], size, opened)
         elif kind in ("tar", "gzip", "bzip2", "xz"):
-            yield _Tar(name, size, file)
+            yield _Tar(paths[0], size, file)
         elif kind == "rar" and len(paths) == 1:
-            yield _Rar(name, size, paths[0])
+            yield _Rar(paths[0], size)
         else:
             what = "an HTML page is there in place of the archive" if kind == "html" else "not an archive that is known"
             if kind == "rar":
@@ -184,8 +184,8 @@ def archive_errors(path: Path) -> Iterator[None]:
 
 
 class _Zip(Archive):
-    def __init__(self, name: str, size: int, opened: zipfile.ZipFile) -> None:
-        super().__init__(name, size)
+    def __init__(self, path: Path, size: int, opened: zipfile.ZipFile) -> None:
+        super().__init__(path, size)
         self._zip = opened
 
     def walk(self) -> Iterator[tuple[Member, Iterator[bytes]]]:
@@ -209,8 +209,8 @@ def _zip_member(info: zipfile.ZipInfo) -> Member:
 
 
 class _Tar(Archive):
-    def __init__(self, name: str, size: int, file: IO[bytes]) -> None:
-        super().__init__(name, size)
+    def __init__(self, path: Path, size: int, file: IO[bytes]) -> None:
+        super().__init__(path, size)
         self._file = file
 
     def walk(self) -> Iterator[tuple[Member, Iterator[bytes]]]:
@@ -232,10 +232,6 @@ def _tar_member(info: tarfile.TarInfo) -> Member:
 
 
 class _Rar(Archive):
-    def __init__(self, name: str, size: int, path: Path) -> None:
-        super().__init__(name, size)
-        self._path = path
-
     def walk(self) -> Iterator[tuple[Member, Iterator[bytes]]]:
         try:
             import libarchive
@@ -243,20 +239,34 @@ class _Rar(Archive):
         except (ImportError, OSError, AttributeError, TypeError) as error:  # it loads the system's library by name
             raise DataError(
                 "unpacking a rar needs the system's libarchive, which is not there",
-                where=self._path,
+                where=self.path,
                 got=type(error).__name__,
                 todo=f"install it and run this again: {INSTALL}; or unpack the file by hand: 7z x, unrar x",
             ) from None
-        with self._path.open("rb") as file:
-            form = "rar5" if file.read(8) == b"Rar!\x1a\x07\x01\x00" else "rar"
+        with self.path.open("rb") as file:
+            newer = file.read(len(rar5.SIGNATURE)) == rar5.SIGNATURE
+        sums = rar5.checksums(self.path) if newer else {}
+        form = "rar5" if newer else "rar"
         try:
-            with libarchive.file_reader(os.fspath(self._path), form, "none", block_size=BLOCK) as opened:
+            with libarchive.file_reader(os.fspath(self.path), form, "none", block_size=BLOCK) as opened:
                 for entry in opened:
                     kind: MemberKind = "file" if entry.isreg else "folder" if entry.isdir else "other"
                     kind = "link" if entry.issym or entry.islnk else kind
-                    yield Member(entry.pathname or "", kind, entry.size or 0), entry.get_blocks(BLOCK)
+                    name = entry.pathname or ""
+                    blocks = _summed(entry.get_blocks(BLOCK), name, sums.get(name))
+                    yield Member(name, kind, entry.size or 0), blocks
         except ArchiveError as error:
-            raise DamagedArchive("the rar is damaged", where=self._path, got=str(error)[:120], todo=_ANEW) from None
+            raise DamagedArchive("the rar is damaged", where=self.path, got=str(error)[:120], todo=_ANEW) from None
+
+
+def _summed(blocks: Iterable[bytes], name: str, expected: int | None) -> Iterator[bytes]:
+    """Yield the blocks; raise where their CRC-32 is not the expected one."""
+    found = 0
+    for block in blocks:
+        found = zlib.crc32(block, found)
+        yield block
+    if expected not in (None, found):
+        raise rar5.Damaged(f"bad CRC-32 for {name[:80]!r}")
 
 
 def _blocks(file: IO[bytes]) -> Iterator[bytes]:

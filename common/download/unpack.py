@@ -108,11 +108,11 @@ def unpack(
     limits = limits or Limits()
     with open_archive(paths) as archive:
         plan = check_members(archive, limits, choose)
-        require_space(folder.parent, plan.size, f"what is in {archive.name}")
+        require_space(folder.parent, plan.size, f"what is in {archive.path.name}")
         with disk_errors(folder):
             folder.mkdir(parents=True)
         done: list[Listed] = []
-        with bar(f"unpack {archive.name}", total=len(plan.targets), unit="file") as shown:
+        with bar(f"unpack {archive.path.name}", total=len(plan.targets), unit="file") as shown:
             for number, (member, blocks) in enumerate(archive.walk()):
                 if number in plan.targets:
                     done.append(_write(archive, member, blocks, folder, plan.targets[number]))
@@ -144,7 +144,7 @@ def _write(archive: Archive, member: Member, blocks: Iterable[bytes], folder: Pa
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("xb")
     digest, size = hashlib.sha256(), 0
-    with file, archive_errors(Path(archive.name)):
+    with file, archive_errors(archive.path):
         for block in blocks:
             size += len(block)
             if size > member.size:
@@ -155,7 +155,7 @@ def _write(archive: Archive, member: Member, blocks: Iterable[bytes], folder: Pa
     if size != member.size:
         raise DamagedArchive(
             f"{member.name[:80]!r} has another size than the archive says",
-            where=archive.name,
+            where=archive.path,
             expected=f"{member.size:,} bytes",
             got="more" if size > member.size else f"{size:,} bytes",
             todo="run the same command again: it is downloaded anew; or try another --source",
@@ -249,4 +249,4 @@ def _without_common_folder(files: Mapping[int, str]) -> dict[int, str]:
 
 def _refused(archive: Archive, what: str, expected: object, got: object, todo: str | None = None) -> DataError:
     todo = todo or "do not unpack it by hand either; tell its owner, or try another --source"
-    return DataError(f"the archive is refused: {what}", where=archive.name, expected=expected, got=got, todo=todo)
+    return DataError(f"the archive is refused: {what}", where=archive.path, expected=expected, got=got, todo=todo)
