@@ -107,6 +107,16 @@ def test_codes_follow_the_text_tokens_and_have_weights_of_their_own() -> None:
     torch.testing.assert_close(lm.code_logits(states, 1, 3), logits[:, lm.text_size + 1 : lm.text_size + 3])
 
 
+def test_the_smaller_a_model_from_scratch_the_larger_its_first_weights() -> None:
+    for dim in (16, 64):
+        torch.manual_seed(0)
+        lm = load_language_model(LmConfig(scratch=SCRATCH.model_copy(update={"dim": dim})), 4, TEXTS)
+        drawn = [weight for weight in lm.body.parameters() if weight.ndim == 2]
+        for weight in drawn:
+            assert float(weight.std()) == pytest.approx(0.5 * dim**-0.5, rel=0.15)
+        assert len(drawn) > 10
+
+
 def whole(lm: LanguageModel, ids: list[int]) -> Tensor:
     """The oracle: the last state of a sequence read alone, without a cache."""
     out = lm.body.base_model(inputs_embeds=lm.embed(torch.tensor([ids])), use_cache=False)
