@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from common.config import Config
 from track1_mdr.route_config import BaseRouteConfig, TextModelConfig
@@ -29,6 +29,17 @@ class CartIdsConfig(Config):
     coarse: int = Field(default=32, ge=0, description="k-means clusters of the first code; 0 = no coarse code")
     fine: tuple[int, ...] = Field(default=(32, 32), description="codes of each residual level")
     random: bool = Field(default=False, description="IDs without meaning: the control arm")
+    file: str | None = Field(
+        default=None,
+        description="parquet file of IDs in place of our own, as `common.tokenizers encode` or `uni-code` writes them; "
+        "item_id is the passage's row in the task's table, from 0",
+    )
+
+    @model_validator(mode="after")
+    def _one_source(self) -> CartIdsConfig:
+        if self.random and self.file is not None:
+            raise ValueError("random IDs and a file of IDs: take one of them")
+        return self
 
 
 class CartNetworkConfig(Config):

@@ -8,12 +8,13 @@ import numpy as np
 import polars as pl
 import pytest
 
-from common.errors import DataError
+from common.errors import ConfigError, DataError
+from common.tokenizers.files import SidFile, write_sids
 from tests.track1.text_tables import make_passages, make_queries, planted
 from track1_mdr.cart_config import CartIdsConfig, CartRouteConfig
 from track1_mdr.datasets.tables import Candidates, Passages, Queries, Scored, top_k
 from track1_mdr.routes.base import Environment
-from track1_mdr.routes.cart import CartRoute, make_ids, network, page_vectors
+from track1_mdr.routes.cart import CartRoute, given_ids, make_ids, network, page_vectors
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 SMALL = {
@@ -201,6 +202,35 @@ def test_ids_differ_whatever_the_number_of_pages_and_random_ones_have_the_same_s
         other = make_ids(x, CartIdsConfig(random=True), seed=1)
         assert other.sizes == ids.sizes and len(other) == count
     assert not np.array_equal(other.sids, ids.sids)
+
+
+def test_ids_of_a_file_are_taken_by_row_and_the_route_learns_them(tmp_path: Path) -> None:
+    passages, queries, candidates, gold = pages()
+    codes = np.stack([np.arange(15) % 6, np.arange(15) // 6], axis=1).astype(np.int32)  # what it is about, where
+    path = tmp_path / "ids.parquet"
+    order = np.random.default_rng(0).permutation(15)  # three rows more than there are pages
+    write_sids(path, SidFile(order, codes[order], (6, 3), "given"))
+    said: list[str] = []
+    route = trained(tmp_path / "cache", passages, said, ids={"file": str(path)})
+    assert route.model is not None and any(line.startswith(f"cart: IDs of {path}") for line in said)
+    assert np.array_equal(route.model.id_map.sids, codes[:12])
+    assert hits(route.score(queries, candidates), gold) >= 9
+
+
+def test_a_file_of_ids_that_does_not_fit_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no such file of IDs"):
+        given_ids(tmp_path / "none.parquet", np.arange(3))
+    path = tmp_path / "few.parquet"
+    write_sids(path, SidFile(np.arange(5), np.arange(5, dtype=np.int32)[:, None], (5,), "v"))
+    with pytest.raises(DataError, match="2 of 4 passages with text have no ID") as caught:
+        given_ids(path, np.array([0, 3, 5, 9]))
+    assert "row 5, 9" in str(caught.value)
+    assert given_ids(path, np.array([1, 4])).sids.tolist() == [[1], [4]]
+    path.write_bytes(b"no parquet")
+    with pytest.raises(DataError, match="not a file of semantic IDs"):
+        given_ids(path, np.arange(3))
+    with pytest.raises(ValueError, match="take one of them"):
+        CartIdsConfig(random=True, file="ids.parquet")
 
 
 def test_settings_reach_the_network() -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from common.errors import ConfigError, DataError
 from common.hashing import digest
 from track1_mdr.cart_config import CartIdsConfig, CartRouteConfig
 from track1_mdr.chunks import chunk_passages
@@ -138,7 +139,12 @@ class CartRoute:
         """Return the generator of these pages and queries, trained unless the cache has it."""
         from common.generative.cart import Cart, train_cart
 
-        ids = make_ids(pages, self._config.ids, self._environment.seed)
+        given = self._config.ids.file
+        if given is None:
+            ids = make_ids(pages, self._config.ids, self._environment.seed)
+        else:
+            ids = given_ids(Path(given), self.rows)
+            self._environment.say(f"cart: IDs of {given}, version {ids.version}")
         config = network(self._config)
         # A given query of a page that has neither text nor ID is not there: such a page got its text from the query.
         targets = np.searchsorted(self.rows, self.queries.rows)
@@ -180,6 +186,35 @@ def make_ids(pages: np.ndarray, config: CartIdsConfig, seed: int) -> SemanticIdM
     cut = Ids(coarse=min(config.coarse, most), fine=tuple(min(size, most) for size in config.fine))
     ids = CartIds.fit(pages, cut, seed=seed).id_map
     return SemanticIdMap.random(len(ids), ids.sizes, seed) if config.random else ids
+
+
+def given_ids(path: Path, rows: np.ndarray) -> SemanticIdMap:
+    """Return the IDs that a file has for passage rows [N]; those of other passages are left out.
+
+    Raises
+    ------
+    ConfigError
+        No such file.
+    DataError
+        Another file, or a passage with text has no ID in it.
+    """
+    from common.tokenizers.files import read_sids
+    from common.tokenizers.semantic_ids import SemanticIdMap
+
+    if not path.is_file():
+        raise ConfigError("no such file of IDs", where="ids.file", expected="a parquet file", got=path)
+    file = read_sids(path)
+    place = np.minimum(np.searchsorted(file.item_ids, rows), max(0, len(file.item_ids) - 1))
+    lacking = rows if not len(file.item_ids) else rows[file.item_ids[place] != rows]
+    if len(lacking):
+        raise DataError(
+            f"{len(lacking):,} of {len(rows):,} passages with text have no ID",
+            where=path,
+            expected="item_id = the passage's row in the task's table, from 0",
+            got=f"none for row {', '.join(map(str, lacking[:5].tolist()))}",
+            todo="encode the vectors of all passages, in their order; each task's route names a file of its own",
+        )
+    return SemanticIdMap.from_sids(file.sids[place], file.sizes, levels=file.levels, version=file.version)
 
 
 def network(config: CartRouteConfig) -> CartConfig:
