@@ -3,8 +3,8 @@
     python -m benchmarks.ease_pages --data DIR
 
 DIR holds mmdocir/ with its gold. The controls: the mean of a page's chunk vectors (one vector a page, no training),
-the mean of its pseudo-texts' vectors (what EASE is drawn to), no Q-Former, and a placebo whose targets are those of
-other pages of the same document. The questions are seen by nothing but the score.
+the mean of its pseudo-texts' vectors, no Q-Former, and a placebo whose targets are those of other pages of the same
+document. The questions are seen by nothing but the score.
 """
 
 from __future__ import annotations
@@ -50,12 +50,12 @@ class Misled(EaseRoute):
 
     def _targets(self, passages: Passages, means: np.ndarray) -> np.ndarray:
         targets, rng = super()._targets(passages, means), np.random.default_rng(7)
-        order = np.arange(len(passages))
         names = passages.table["doc_name"].to_numpy()
+        moved = targets.copy()
         for name in np.unique(names):
-            rows = np.flatnonzero(names == name)
-            order[rows] = np.roll(rng.permutation(rows), 1)[np.argsort(rng.permutation(len(rows)))]
-        return targets[order]
+            rows = rng.permutation(np.flatnonzero((names == name) & targets.any(1)))
+            moved[rows] = targets[np.roll(rows, 1)]
+        return moved
 
 
 def routes(environment: Environment) -> dict[str, Any]:
@@ -68,10 +68,10 @@ def routes(environment: Environment) -> dict[str, Any]:
     return {
         "BM25": build_route(BM25, environment),
         "dense: every chunk has a vector": build_route(dense, environment),
-        "mean of the chunks' vectors": Untrained(ease(teacher="chunks"), environment),
-        "mean of the pseudo-texts' vectors": Untrained(ease(), environment),
+        "mean of the chunks' vectors": Untrained(ease(), environment),
+        "mean of the pseudo-texts' vectors": Untrained(ease(teacher="pseudo"), environment),
         "EASE": EaseRoute(ease(), environment),
-        "EASE, drawn to the chunks' mean": EaseRoute(ease(teacher="chunks"), environment),
+        "EASE, drawn to the pseudo-texts": EaseRoute(ease(teacher="pseudo"), environment),
         "EASE, no Q-Former": EaseRoute(ease(network={"reader": "mean"}), environment),
         "EASE, targets of other pages (placebo)": Misled(ease(), environment),
     }

@@ -55,7 +55,7 @@ class EaseRouteConfig(TextModelConfig, BaseRouteConfig):
     image_model: str | None = Field(None, description="open_clip model whose vector of the page image is a token too")
     image_pretrained: str | None = Field(None, description="open_clip weights tag or a local file")
     teacher: Literal["pseudo", "chunks"] = Field(
-        "pseudo", description="a page's target: the mean of its pseudo-texts' vectors, or of its chunks'"
+        "chunks", description="a page's target: the mean of its pseudo-texts' vectors, or of its chunks'"
     )
     pseudo: PseudoQueryConfig = PseudoQueryConfig(per_page=8)
     network: EaseNetworkConfig = EaseNetworkConfig()

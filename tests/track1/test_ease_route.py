@@ -23,6 +23,7 @@ MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 SMALL: dict[str, Any] = {
     "network": {"queries": 2, "width": 16, "layers": 1, "heads": 2},
     "training": {"epochs": 60, "batch_size": 8, "learning_rate": 0.01},
+    "teacher": "pseudo",
     "pseudo": {"per_page": 3},
     "words": 8,
     "stride": 8,

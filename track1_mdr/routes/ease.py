@@ -1,9 +1,9 @@
 """EASE-style page embeddings: a Q-Former over frozen page tokens, distilled from the text encoder of the questions.
 
 A page's tokens are the frozen encoder's vectors of its chunks, and of its image where an image encoder is set. A
-Q-Former makes one vector of them; it learns to land where the text encoder puts the page's own pseudo-texts. With a
-language model it must let that frozen model tell the page's text as well. Questions go through the text encoder
-alone, and pages are searched in FAISS.
+Q-Former makes one vector of them; it learns to land on the mean of all the page's chunks, or where the text encoder
+puts the page's own pseudo-texts. With a language model it must let that frozen model tell the page's text as well.
+Questions go through the text encoder alone, and pages are searched in FAISS.
 """
 
 from __future__ import annotations
