@@ -138,7 +138,7 @@ class KaggleServer:
         """Return what leads the client here, with a home of its own; `login`: "key", "token" or "none"."""
         home.mkdir(parents=True, exist_ok=True)
         found = {"KAGGLE_API_ENVIRONMENT": "LOCALHOST", "HOME": str(home), "USERPROFILE": str(home)}
-        found |= {"NO_PROXY": "", "no_proxy": ""}
+        found |= dict.fromkeys(("NO_PROXY", "no_proxy"), "127.0.0.1")  # other loopback servers are asked directly
         found |= dict.fromkeys(("HTTP_PROXY", "http_proxy"), self.address)
         if login == "key":
             found |= {"KAGGLE_USERNAME": USER, "KAGGLE_KEY": KEY}

@@ -20,7 +20,20 @@ from common.submission.mmctr import read_submission
 from tests.track2.ctr_files import write_layout
 from tests.track2.tiny_movielens import random_log, write_source
 
-VERBS = ("doctor", "embed", "tokenize", "run", "task1", "score", "validate", "compare", "tune", "ensemble")
+VERBS = (
+    "doctor",
+    "download",
+    "embed",
+    "tokenize",
+    "run",
+    "task1",
+    "score",
+    "validate",
+    "submit",
+    "compare",
+    "tune",
+    "ensemble",
+)
 HEAVY = ("torch", "transformers", "sentence_transformers", "onnxruntime", "faiss", "lightgbm", "optuna", "polars")
 TINY = """
 name: tiny
