@@ -45,9 +45,7 @@ class LmConfig(Config):
         description="scratch, a hub name, or a folder; a package that ships a hub name's weights is preferred",
     )
     revision: str | None = None
-    gguf_file: str | None = Field(
-        default=None, description="GGUF file in that folder (needs the packages gguf, accelerate)"
-    )
+    gguf_file: str | None = Field(default=None, description="GGUF file in that folder (needs the package gguf)")
     tune: Literal["full", "lora", "codes"] = Field(
         default="full",
         description="full: all weights; lora: adapters and embeddings of codes; codes: those alone",

@@ -1,7 +1,7 @@
 """The frozen language model that decodes: training only; no serving path imports this module.
 
 Any causal language model of transformers: a hub name, a local folder, or a GGUF file in a folder (dequantised when
-it is loaded; needs the packages `gguf` and `accelerate`). A hub name whose weights an installed package ships is
+it is loaded; needs the package `gguf`). A hub name whose weights an installed package ships is
 taken from there, as KAR does.
 """
 
@@ -66,7 +66,7 @@ class FrozenLanguageModel:
                 where=f"{config.name} {config.gguf_file or ''}".strip(),
                 expected="a causal language model of transformers: a hub name, a folder, or a GGUF file in a folder",
                 got=str(error).splitlines()[0] if str(error) else type(error).__name__,
-                todo="check the name; a GGUF file needs the packages gguf and accelerate; or set lm_weight: 0",
+                todo="check the name; a GGUF file needs the package gguf; or set lm_weight: 0",
             ) from error
         return cls(model, tokenizer, config)
 

