@@ -81,8 +81,10 @@ def read_movies(data: Path, cache: Path, text_model: str) -> Movies:
     config = EmbedConfig.model_validate({"fields": ["overview"], "text": {"model": text_model}})
     catalogue, notes, faults = read_catalogue(data), [], FaultLog()
     modalities, _ = load_modalities(catalogue, config, Tools(cache, "cpu", 1, faults), notes)
-    for note in notes:
-        typer.echo(note, err=True)
+    for part in modalities:
+        typer.echo(
+            f"{int((~part.present).sum())} of {catalogue.count:,} movies have no {part.name}: left out", err=True
+        )
     faults.check(0, "mend these posters, or take them away")
     table = pl.read_parquet(data / FEATURE)
     if "item_genres" not in table.columns:

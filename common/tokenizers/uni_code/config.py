@@ -16,6 +16,17 @@ Cpc = Literal["cross", "all", "none"]
 Reset = Literal["unused_by_all", "unused_by_any", "none"]
 
 
+class UniCodeFitConfig(FitConfig):
+    """Training: the paper's Adam (no weight decay), rate, epochs and bound on gradients."""
+
+    epochs: int = Field(default=6, ge=1)
+    learning_rate: float = Field(default=4e-4, gt=0)
+    weight_decay: float = Field(default=0.0, ge=0, description="AdamW's, on matrices and embeddings")
+    clip_norm: float = Field(default=0.5, gt=0)
+    schedule: ScheduleConfig = ScheduleConfig(type="constant")
+    figure: str = Field(default="score", description="what decides: score, agreement or reconstruction")
+
+
 class UniCodeConfig(Config):
     """How a shared codebook is built and trained.
 
@@ -67,14 +78,4 @@ class UniCodeConfig(Config):
     validation: float = Field(
         default=0.1, ge=0, lt=1, description="share of samples held out for early stopping; 0: none"
     )
-    fit: FitConfig = Field(
-        default=FitConfig(
-            epochs=6,
-            learning_rate=4e-4,
-            weight_decay=0.0,
-            clip_norm=0.5,
-            schedule=ScheduleConfig(type="constant"),
-            figure="score",
-        ),
-        description="training; `figure` is score, agreement or reconstruction",
-    )
+    fit: UniCodeFitConfig = UniCodeFitConfig()
