@@ -60,6 +60,8 @@ class Report:
         Number of targets.
     depth
         How far ranks are known: None = over all items; else the length of the lists (MRR is then MRR@depth).
+    ranks
+        int64 [users], of each target, 0 = not found; None where they were not kept. Not part of the JSON.
     """
 
     name: str
@@ -68,6 +70,7 @@ class Report:
     depth: int | None
     seconds: float = 0.0
     extra: dict[str, Any] = field(default_factory=dict)
+    ranks: np.ndarray | None = field(default=None, compare=False, repr=False)
 
     def as_json(self) -> dict[str, Any]:
         """Return JSON values."""
@@ -124,9 +127,8 @@ def evaluate(
             ranks[start : start + len(part)] = found
             shown.update(len(part))
     seconds = time.perf_counter() - started
-    return Report(
-        recommender.name, figures(ranks, ks, None if full else deep), len(ranks), None if full else deep, seconds
-    )
+    depth_known = None if full else deep
+    return Report(recommender.name, figures(ranks, ks, depth_known), len(ranks), depth_known, seconds, ranks=ranks)
 
 
 def best_items(
