@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from common.download.cli import Track
-from common.download.parts import Offer, Part, Want
+from common.download.parts import ARCHIVE, Offer, Part, Want
 from common.faults import FaultLog
 
 _KAGGLE = Offer("kaggle", "multimodal-document-retrieval-challenge")
@@ -16,7 +16,6 @@ _TRAINING = Offer("hub", "MMDocIR/MMDocIR_Train_Dataset")
 _ANNOTATIONS = Offer(
     "pages", "https://raw.githubusercontent.com/MMDocRAG/MMDocIR/main/dataset/MMDocIR_annotations.jsonl"
 )
-_ARCHIVE = r"\.(zip|rar|tar|tgz|tar\.(gz|bz2|xz))(\.\d+)?"
 
 PARTS: tuple[Part, ...] = (
     Part(
@@ -52,7 +51,7 @@ PARTS: tuple[Part, ...] = (
         "pdfs",
         "MMDocIR documents as PDFs",
         "mmdocir",
-        (Want("mmdocir/pdfs", (rf"doc_pdfs{_ARCHIVE}", r"doc_pdfs/.+\.pdf"), folder=True),),
+        (Want("mmdocir/pdfs", (rf"doc_pdfs{ARCHIVE}", r"doc_pdfs/.+\.pdf"), folder=True),),
         (_EVALUATION,),
         default=False,
     ),
@@ -74,21 +73,21 @@ PARTS: tuple[Part, ...] = (
         "query_images",
         "M2KR query images",
         "m2kr",
-        (Want("m2kr/query_images", (rf"query_images{_ARCHIVE}", r"query_images/.+"), folder=True),),
+        (Want("m2kr/query_images", (rf"query_images{ARCHIVE}", r"query_images/.+"), folder=True),),
         _M2KR,
     ),
     Part(
         "screenshots",
         "M2KR page screenshots",
         "m2kr",
-        (Want("m2kr/Challenge", (rf"(Web_Image|Challenge){_ARCHIVE}", r"(Web_Image|Challenge)/.+"), folder=True),),
+        (Want("m2kr/Challenge", (rf"(Web_Image|Challenge){ARCHIVE}", r"(Web_Image|Challenge)/.+"), folder=True),),
         _M2KR,
     ),
     Part(
         "training",
         "MMDocIR training set (nothing here reads it yet)",
         "training",
-        (Want("mmdocir_train", (r"[^/.][^/]*\.(parquet|jsonl|zip|rar|tar\.gz)(\.\d+)?",), many=True),),
+        (Want("mmdocir_train", (r".+\.(parquet|jsonl)",), folder=True),),
         (_TRAINING,),
         default=False,
     ),

@@ -6,13 +6,12 @@ import re
 from pathlib import Path
 
 from common.download.cli import Track
-from common.download.parts import Offer, Part, Want
+from common.download.parts import ARCHIVE, Offer, Part, Want
 
 _PAGES = Offer("pages", "http://recsys.westlake.edu.cn/MicroLens_1M_MMCTR/")
 _MIRROR = Offer("mirror", "yummyooo123/www2025-mmctr-data")  # a copy on Kaggle, not the organisers'
 _OFFERS = (_PAGES, _MIRROR)
 _INNER = "microlens/MicroLens_1M_x1"
-_ARCHIVE = r"\.(zip|rar|tar|tgz|tar\.(gz|bz2|xz))(\.\d+)?"
 _COVER = re.compile(r"\d+\.(jpe?g|png|webp)", re.IGNORECASE)
 
 
@@ -30,7 +29,7 @@ PARTS: tuple[Part, ...] = (
         "images",
         "covers",
         "images",
-        (Want("microlens/item_images", (rf"item_images{_ARCHIVE}", r"item_images/.+"), folder=True),),
+        (Want("microlens/item_images", (rf"item_images{ARCHIVE}", r"item_images/.+"), folder=True),),
         _OFFERS,
     ),
     _table("item_emb", "text and image embeddings of the organisers", default=False),

@@ -18,6 +18,7 @@ from common.download.parts import Found
 from common.download.plan import Choice, Job, PartPlan, Planner, Refused
 from common.download.record import FOLDER, Entry, Record, described, entry
 from common.download.source import Source
+from common.download.transfer import state_path
 from common.download.unpack import Limits, unpack
 from common.errors import DataError, UserError
 from common.hashing import file_digest
@@ -110,11 +111,11 @@ class Fetcher:
         target = self.root / job.want.target
         place = target.with_name(target.name + ".download")
         place.mkdir(parents=True, exist_ok=True)
-        paths, digests = [], []
-        for file in job.files:
-            path = place / PurePosixPath(file.name).name
-            paths.append(path)
-            digests.append(self._whole_archive(source, file, path))
+        paths = [place / PurePosixPath(file.name).name for file in job.files]
+        digests = [self._whole(source, file, path) for file, path in zip(job.files, paths, strict=True)]
+        for path in paths:
+            if part_of(path).is_file():
+                part_of(path).replace(path)
         tidy(target)
         new = new_of(target)
         shutil.rmtree(new, ignore_errors=True)
@@ -130,18 +131,23 @@ class Fetcher:
         self._take_folder(job.want.target, listed, source, together)
         if not self.choices.keep_archives:
             shutil.rmtree(place)
+        else:
+            for path in paths:
+                state_path(part_of(path)).unlink(missing_ok=True)
 
-    def _whole_archive(self, source: Source, file: Found, path: Path) -> str:
-        """Bring one file of an archive, unless it came before; return its SHA-256."""
+    def _whole(self, source: Source, file: Found, path: Path) -> str:
+        """Bring one file of an archive to its `.part`, and return its SHA-256.
+
+        What came in an earlier run is used when its digest is the listed one, or the source says that it has the
+        same file still: parts of two versions are not mixed.
+        """
         if path.is_file():
-            digest = file_digest(path)
-            if digest == file.sha256 or (file.sha256 is None and path.stat().st_size == source.size(file)):
+            if file.sha256 is not None and (digest := file_digest(path)) == file.sha256:
                 return digest
-        part = part_of(path)
-        digest = source.get(file, part)
-        check_file(path.name, part)
-        part.replace(path)
-        self.say(f"{path.name}: {size_text(path.stat().st_size)}, sha256 {digest[:12]}...")
+            path.replace(part_of(path))
+        digest = source.get(file, part_of(path))
+        check_file(path.name, part_of(path))
+        self.say(f"{path.name}: {size_text(part_of(path).stat().st_size)}, sha256 {digest[:12]}...")
         return digest
 
     def _take_folder(self, name: str, listed: Sequence[Listed], source: Source, archive: str | None) -> None:
@@ -169,13 +175,12 @@ class Fetcher:
         seen: dict[str, str] = {}
         for name, file in zip(names, files, strict=True):
             folded = name if self.choices.case_clashes else name.casefold()
-            unsafe = ".." in name.split("/") or name.startswith("/") or "\\" in name or "\0" in name or not name
-            if unsafe or folded in seen:
+            if folded in seen:
                 raise DataError(
-                    "a name in the source's list is not safe" if unsafe else "two files of the source clash here",
+                    "two files of the source clash here",
                     where=file.name,
-                    got=repr(name) if unsafe else f"{seen[folded]} and {file.name}",
-                    todo="try another --source" if unsafe else "if your disk tells case apart: --allow-case-clashes",
+                    got=f"{seen[folded]} and {file.name}",
+                    todo="if they differ in case alone and your disk tells case apart: --allow-case-clashes",
                 )
             seen[folded] = file.name
 

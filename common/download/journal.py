@@ -12,6 +12,7 @@ from pathlib import Path
 
 from common.download.manifest import faults_of, read_list
 from common.download.record import Entry, Record
+from common.download.transfer import state_path
 from common.hashing import file_digest
 
 
@@ -30,11 +31,17 @@ def old_of(target: Path) -> Path:
     return target.with_name(f".download-old-{target.name}")
 
 
+def place(part: Path, target: Path) -> None:
+    """Move a whole `.part`, and forget what it was the beginning of."""
+    part.replace(target)
+    state_path(part).unlink(missing_ok=True)
+
+
 def take_files(root: Path, record: Record, entries: Mapping[str, Entry]) -> None:
     """Move `.part` files, whole and synced, to their places: all of them, whatever happens in between."""
     record.announce(entries)
     for name in entries:
-        part_of(root / name).replace(root / name)
+        place(part_of(root / name), root / name)
     record.settle(entries)
 
 
@@ -80,7 +87,7 @@ def _forward(root: Path, name: str, entry: Entry) -> bool:
         return target.is_dir() and not faults_of(target, listed, contents=False)
     part = part_of(target)
     if part.is_file() and file_digest(part) == entry.sha256:
-        part.replace(target)
+        place(part, target)
     return target.is_file() and file_digest(target) == entry.sha256
 
 

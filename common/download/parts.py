@@ -10,10 +10,12 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from common.download.net import SourceError
-from common.errors import ConfigError
+from common.errors import ConfigError, DataError
 
 SourceKind = Literal["kaggle", "hub", "pages", "mirror"]
 _ARCHIVE = re.compile(r"\.(zip|rar|tar|tgz|tar\.(gz|bz2|xz))(\.\d{2,4})?$", re.IGNORECASE)
+ARCHIVE = r"\.(zip|rar|tar|tgz|tar\.(gz|bz2|xz))(\.\d+)?"
+"""The end of an archive's name, for patterns of `Want`."""
 _NUMBER = re.compile(r"\.\d{2,4}$")
 
 
@@ -60,11 +62,25 @@ class Want:
     folder: bool = False
     many: bool = False
 
+    @property
+    def title(self) -> str:
+        """The names in words: "query_images.zip (.rar, .tar, parts .zip.001 ...) or query_images/*"."""
+        words = [name.replace(ARCHIVE, ".zip (.rar, .tar, parts .zip.001 ...)") for name in self.names]
+        return " or ".join(re.sub(r"\[\^/\]\+|\.\+", "*", word).replace("\\", "") for word in words)
+
     def choose(self, files: Sequence[Found]) -> list[Found]:
-        """Return the files of a list that this takes, in order; [] where there is none."""
+        """Return the files of a list that this takes, in order; [] where there is none.
+
+        Raises
+        ------
+        DataError
+            One of them has a name that leads elsewhere.
+        """
         for pattern in self.names:
             compiled = re.compile(rf"(.*/)?{pattern}", re.IGNORECASE)
             found = [file for file in files if compiled.fullmatch(file.name)]
+            for file in found:
+                check_name(file)
             if found:
                 return self._narrowed(found)
         return []
@@ -127,6 +143,15 @@ class Part:
     default: bool = True
 
 
+def check_name(file: Found) -> None:
+    """Raise `DataError` where a name in a source's list is not a plain relative path."""
+    pieces = file.name.split("/")
+    if any(piece in ("", ".", "..") for piece in pieces) or re.search(r"[\x00-\x1f\x7f\\]", file.name):
+        raise DataError(
+            "a name in the source's list is not safe", where=repr(file.name)[:120], todo="try another --source"
+        )
+
+
 def is_archive(name: str) -> bool:
     """Return whether a name is that of an archive or of a part of one.
 
@@ -180,7 +205,7 @@ def choose_offers(part: Part, source: str | None) -> list[Offer]:
 
 
 def _below(name: str, top: str) -> str:
-    """Return a path below the folder that is named `top`, or its last part where there is none."""
+    """Return a path below the folder that is named `top`, or the whole path where there is none."""
     parts = name.split("/")
     folded = [part.casefold() for part in parts[:-1]]
-    return "/".join(parts[folded.index(top) + 1 :]) if top in folded else parts[-1]
+    return "/".join(parts[folded.index(top) + 1 :]) if top in folded else name

@@ -122,11 +122,10 @@ class Planner:
         for want in wants:
             found = want.choose(files)
             if not found:
-                wanted = " or ".join(name.replace("\\", "") for name in want.names)
                 raise SourceError(
                     "the source does not have it",
                     where=offer.title,
-                    expected=wanted,
+                    expected=want.title,
                     got=", ".join(file.name for file in files[:6]) + (", ..." if len(files) > 6 else ""),
                     todo="try another --source, or see data/README.md",
                 )

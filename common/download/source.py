@@ -10,7 +10,7 @@ from pathlib import Path
 from common.download.manifest import Listed
 from common.download.net import Net, Remote, Say, session
 from common.download.parts import Found, Offer
-from common.download.transfer import fetch
+from common.download.transfer import fetch, state_path
 from common.hashing import file_digest
 from common.progress import progress
 
@@ -77,6 +77,7 @@ class Source(ABC):
             part.parent.mkdir(parents=True, exist_ok=True)
             digest = self.get(file, part)
             part.replace(place)
+            state_path(part).unlink(missing_ok=True)
             done.append(Listed(target, place.stat().st_size, digest))
         return done
 

@@ -50,7 +50,8 @@ def fetch(remote: Remote, part: Path, net: Net, http: requests.Session, say: Say
     remote
         The file.
     part
-        Where it goes: `NAME.part`. `NAME.part.json` beside it says what it is the beginning of.
+        Where it goes: `NAME.part`. `NAME.part.json` beside it says what it is the beginning of; it stays, so that
+        a whole file of a killed run is known again, and goes with `state_path` when the file takes its place.
     net, http, say
         Limits, the session, and what takes a line about each failed try.
 
@@ -72,7 +73,6 @@ def fetch(remote: Remote, part: Path, net: Net, http: requests.Session, say: Say
         except Transient as fault:
             attempts.failed(fault, progressed=_size(part) - before > OVERLAP)
         else:
-            _state_path(part).unlink(missing_ok=True)
             return digest
 
 
@@ -90,7 +90,7 @@ def head(remote: Remote, net: Net, http: requests.Session, say: Say) -> int | No
 def discard(part: Path) -> None:
     """Remove a `.part` and what is known about it."""
     part.unlink(missing_ok=True)
-    _state_path(part).unlink(missing_ok=True)
+    state_path(part).unlink(missing_ok=True)
 
 
 def _try_once(remote: Remote, part: Path, net: Net, http: requests.Session, say: Say) -> None:
@@ -120,7 +120,7 @@ def _try_once(remote: Remote, part: Path, net: Net, http: requests.Session, say:
 def _usable_state(remote: Remote, part: Path) -> _State | None:
     """Return what is known about a `.part`, or None where it is not the beginning of this file for sure."""
     try:
-        state = _State(**json.loads(_state_path(part).read_text(encoding="utf-8")))
+        state = _State(**json.loads(state_path(part).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         return None
     sure = remote.sha256 is not None or _strong(state.etag) or (state.modified and state.total is not None)
@@ -189,7 +189,7 @@ def _write_new(remote: Remote, part: Path, answer: requests.Response, net: Net, 
     with disk_errors(part):
         discard(part)
         state = _state_of(remote, answer, total if total is not None else remote.size)
-        write_text(_state_path(part), json.dumps(asdict(state)))
+        write_text(state_path(part), json.dumps(asdict(state)))
         file = part.open("xb")
     with file, Meter(remote.name, total, 0, net, say) as meter:
         _put(file, part, first, meter)
@@ -277,7 +277,8 @@ def _strong(etag: str | None) -> str | None:
     return etag if etag and not etag.startswith("W/") else None
 
 
-def _state_path(part: Path) -> Path:
+def state_path(part: Path) -> Path:
+    """Return where it is written what a `.part` is the beginning of."""
     return part.with_name(part.name + ".json")
 
 

@@ -36,7 +36,7 @@ def test_a_file_comes_whole(web: WebServer, tmp_path: Path) -> None:
     part = tmp_path / "deep" / "file.bin.part"
     assert get(remote(web.address, PATH), part, Told()) == SHA
     assert part.read_bytes() == DATA
-    assert [path.name for path in part.parent.iterdir()] == ["file.bin.part"]
+    assert sorted(path.name for path in part.parent.iterdir()) == ["file.bin.part", "file.bin.part.json"]
     assert ranges(web) == [None]
 
 
