@@ -34,7 +34,7 @@ class EagerConfig(TransformerConfig):
         "has an encoder and item embeddings of its own (the released code)",
     )
     history: Literal["items", "codes", "both"] = Field(
-        default="items",
+        default="codes",
         description="what an item of the history is: an embedding of its own (the released code), the sum of its "
         "codes' embeddings, of all streams that the encoder serves (our choice; items that come later are known "
         "too), or the sum of both",
