@@ -32,8 +32,8 @@ PARTS: tuple[Part, ...] = (
         (Want("microlens/item_images", (rf"item_images{ARCHIVE}", r"item_images/.+"), folder=True),),
         _OFFERS,
     ),
-    _table("item_emb", "text and image embeddings of the organisers", default=False),
-    _table("item_seq", "sequences of all users", default=False),
+    _table("item_emb", "text and image embeddings of the organisers", default=False, group="extra"),
+    _table("item_seq", "sequences of all users", default=False, group="extra"),
 )
 
 

@@ -15,7 +15,7 @@ from common.download.record import Record
 from common.download.source import HUB, Setup
 from common.download.sources import opener
 from common.download.space import disk_errors, free_bytes, locked, require_space
-from common.errors import ConfigError, UserError
+from common.errors import ConfigError, DataError, UserError
 
 Check = Callable[[Path], list[str]]
 """Reads what is under a data root with the track's own readers; returns lines that sum it up."""
@@ -126,7 +126,13 @@ def _checked(root: Path, check: Check, plans: Sequence[PartPlan], error: UserErr
     """Return the check's lines; when nothing came at all, the sources' refusal is what the user needs to read."""
     if error is not None and all(plan.missing and plan.choice is None for plan in plans):
         return []
-    return check(root)
+    try:
+        return check(root)
+    except UserError as fault:
+        again = "what came is kept; get it again with --again --only PART, or from another --source"
+        if fault.todo is not None:
+            raise
+        raise DataError(fault.what, where=fault.where, expected=fault.expected, got=fault.got, todo=again) from None
 
 
 def moved_pages(parts: Sequence[Part], base: str | None) -> list[Part]:
