@@ -21,7 +21,7 @@ import torch
 import typer
 
 from benchmarks.planted_arms import Run, over_seeds, rows
-from common.generative.eager.config import EagerConfig, StreamName
+from common.generative.eager.config import EagerConfig, Fusion, StreamName
 from common.generative.eager.model import Eager
 from common.generative.sequences import Sequences, from_lists
 from common.generative.tiger import Tiger, TigerBatch, TigerConfig
@@ -155,14 +155,6 @@ def recall(model: Eager | Tiger, asked: TigerBatch, beam: int = 100) -> float:
     return float((found == asked.target[:, None]).any(1).float().mean())
 
 
-def fused_as(model: Eager, fusion: str) -> Eager:
-    """Return the same trained weights with another fusion."""
-    config = model.config.model_copy(update={"fusion": fusion})
-    other = Eager(config, model.id_map, model.semantic_map, model.widths)
-    other.load_state_dict(model.state_dict())
-    return other.eval()
-
-
 def estimates(model: Eager, asked: TigerBatch, seed: int) -> tuple[float, float]:
     """Return the accuracy of the estimate with the right guides and with guides dealt to other items."""
     torch.manual_seed(seed)
@@ -189,11 +181,11 @@ def closeness(model: Eager, asked: TigerBatch) -> tuple[float, float]:
 def figures(world: World, model: Eager) -> dict[str, float]:
     """Return Recall@10 of each fusion that the model allows, and how well it does its tasks."""
     asked = questions(world)
-    made = {"fused": "confidence", "concatenated": "concatenate"}
+    made: dict[str, Fusion] = {"fused": "confidence", "concatenated": "concatenate"}
     made |= {"behaviour alone": "behaviour", "semantic alone": "semantic"}
     if model.config.streams != "both":
         return {f"{model.config.streams} alone": recall(model, asked)}
-    found = {name: recall(fused_as(model, fusion), asked) for name, fusion in made.items()}
+    found = {name: recall(model.answer_by(fusion), asked) for name, fusion in made.items()}
     if model.transfer is not None and model.config.est > 0:
         found["est"], found["est shuffled"] = estimates(model, asked, world.seed)
     if model.contrast:
@@ -214,12 +206,14 @@ def arms(seed: int, epochs: int = 12) -> Iterator[tuple[str, Run]]:
     yield "popularity", lambda: {"fused": popularity(world)}
     yield "behaviour stream trained alone", arm(streams="behaviour")
     yield "semantic stream trained alone", arm(streams="semantic")
-    yield "TIGER on behaviour IDs", lambda: {
-        "behaviour alone": recall(trained_tiger(world, epochs, "behaviour"), questions(world))
-    }
-    yield "TIGER on semantic IDs", lambda: {
-        "semantic alone": recall(trained_tiger(world, epochs, "semantic"), questions(world))
-    }
+    yield (
+        "TIGER on behaviour IDs",
+        lambda: {"behaviour alone": recall(trained_tiger(world, epochs, "behaviour"), questions(world))},
+    )
+    yield (
+        "TIGER on semantic IDs",
+        lambda: {"semantic alone": recall(trained_tiger(world, epochs, "semantic"), questions(world))},
+    )
     yield "without contrastive task", arm(gct=0.0)
     yield "without transfer task", arm(recon=0.0, est=0.0)
     yield "without both", arm(gct=0.0, recon=0.0, est=0.0)

@@ -20,7 +20,7 @@ from torch.nn import functional
 from common.errors import ConfigError, DataError
 from common.generative.base import GenerativeRetriever, read_header
 from common.generative.beam import BeamResult, StepFn
-from common.generative.eager.config import STREAMS, EagerConfig, StreamName
+from common.generative.eager.config import STREAMS, EagerConfig, Fusion, StreamName
 from common.generative.eager.contrast import GlobalContrast
 from common.generative.eager.encoder import HistoryEncoder, memory_mask
 from common.generative.eager.files import TwoMaps, save_with
@@ -99,6 +99,7 @@ class Eager(GenerativeRetriever):
         )
         self.transfer = SemanticTransfer(config) if config.transfers else None
         self.vectors: dict[str, Tensor] = {}
+        self.fusion: Fusion = config.answers
         for name, weight in self.named_parameters():
             if weight.ndim == 2:
                 table = name.split(".")[0] == "items" or "tables" in name or "start" in name or "first" in name
@@ -216,6 +217,19 @@ class Eager(GenerativeRetriever):
         assert isinstance(found, Stream)  # noqa: S101 - as it was made
         return found
 
+    def answer_by(self, fusion: Fusion) -> Self:
+        """Answer in another way from now on, which needs no training; return the model.
+
+        Raises
+        ------
+        ConfigError
+            The model was made without a stream that this needs.
+        """
+        for name in STREAMS if fusion in ("confidence", "concatenate") else (fusion,):
+            self.stream(name)
+        self.fusion = fusion
+        return self
+
     def loss(self, batch: TigerBatch) -> dict[str, Tensor]:
         """Return "loss", their weighted sum, and each task's own: behaviour, semantic, gct_..., recon, est."""
         config, total = self.config, torch.zeros((), device=self.device)
@@ -325,7 +339,7 @@ class Eager(GenerativeRetriever):
         The semantic stream keeps to the items of `trie` too.
         """
         with evaluating(self):
-            return answer(self.ask(batch), trie, self.config.answers, beam=beam, top_k=top_k)
+            return answer(self.ask(batch), trie, self.fusion, beam=beam, top_k=top_k)
 
     @torch.no_grad()
     def score(self, batch: TigerBatch, items: np.ndarray | Tensor, trie: PrefixTrie | None = None) -> Tensor:
@@ -337,7 +351,7 @@ class Eager(GenerativeRetriever):
         """
         with evaluating(self):
             rows = torch.as_tensor(items, dtype=torch.int64, device=self.device)
-            return score(self.ask(batch), self.trie() if trie is None else trie, self.config.answers, rows)
+            return score(self.ask(batch), self.trie() if trie is None else trie, self.fusion, rows)
 
     @torch.no_grad()
     def cosines(self, batch: TigerBatch, name: StreamName) -> tuple[Tensor, Tensor]:

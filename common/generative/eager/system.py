@@ -23,6 +23,8 @@ def build(run: Prepared, id_map: SemanticIdMap) -> Eager:
     with torch.random.fork_rng(devices=[]):
         semantic = semantic_ids(run)
         vectors = contrast_vectors(run, semantic)
+    if config.streams == "both" and id_map.sids.tolist() == semantic.sids.tolist():
+        run.say("both streams have the same codes: there is one source of vectors only, and no second opinion")
     return Eager.with_vectors(config, id_map, semantic, vectors)
 
 

@@ -88,8 +88,7 @@ def test_the_code_loss_is_the_negative_score_of_a_stream(options: dict[str, Any]
     model, batch, target = eager(**options), asked(), torch.tensor([4, 17, 0, 29])
     losses = model.loss(replace(batch, target=target))
     for name in ("behaviour", "semantic"):
-        model.config = model.config.model_copy(update={"fusion": name})
-        levels = model.stream(name).levels
+        levels = model.answer_by(name).stream(name).levels
         torch.testing.assert_close(losses[name], -model.score(batch, target[:, None]).mean() / levels)
 
 
