@@ -5,12 +5,12 @@
     python -m benchmarks.generators planted --seeds 3
 
 `beauty` (Amazon Beauty: purchases and published IDs, no text) and `movielens` (ROOT is made by `python -m track2_mmctr
-prepare movielens`: likes, titles, overviews) train each arm for the same wall time, or until valid gains no more, and
-evaluate it on each user's last item, over all items. Both are resumable: an arm that the results hold is not run again,
-an unfinished one goes on from its folder under --work. All arms that need a ranker's item vectors take those of the arm
-`sasrec`, which is trained first; its time is in its own line. IDS.parquet are those of Uni-Code: `python -m
-benchmarks.uni_code_real vectors`, then `python -m common.tokenizers uni-code`. `planted` prints the table of arms on a
-chain whose best recall is known.
+prepare movielens`: likes, titles, overviews, and their vectors by a sentence encoder) train each arm for the same wall
+time, or until valid gains no more, and evaluate it on each user's last item, over all items. Both are resumable: an arm
+that the results hold is not run again, an unfinished one goes on from its folder under --work. All arms that need a
+ranker's item vectors take those of the arm `sasrec`, which is trained first; its time is in its own line. IDS.parquet
+are those of Uni-Code: `python -m benchmarks.uni_code_real vectors`, then `python -m common.tokenizers uni-code`.
+`planted` prints the table of arms on a chain whose best recall is known.
 """
 
 from __future__ import annotations
@@ -108,7 +108,13 @@ def movielens(
     show: ShowOption = False,
 ) -> None:
     """Train and evaluate the arms on likes of movies with titles and overviews, print the same tables."""
-    folder, fields = movielens_folder(data.resolve(), work.resolve())
+    from common.generative.config import TextsConfig
+    from common.generative.item_sources import encode_texts
+
+    texts = TextsConfig(threads=threads)
+    folder, fields = movielens_folder(
+        data.resolve(), work.resolve(), lambda lines: encode_texts(lines, texts, work.resolve() / "texts")
+    )
     given = None if ids is None else ids.resolve()
     given_sets = tuple(overrides or ())
     settings = Settings(folder, work.resolve(), minutes, threads, given_sets, MOVIELENS_RECIPE, given, fields)

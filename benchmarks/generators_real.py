@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,6 +80,7 @@ _STORE = (f"store.items.file={FIELDS}", "store.items.longer=longer", "store.item
 _SMOL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 MOVIELENS: dict[str, Arm] = {
     **BASELINES,
+    "tiger co-occurrence": Arm("tiger", ("tokenizer.vectors=co_occurrence",)),
     "tiger uni-code": Arm("tiger", (f"ids={IDS}",)),
     **eager_arms(),
     "eager uni-code": Arm("eager", (f"eager.semantic={IDS}",), ranker=True),
@@ -224,10 +225,11 @@ def known_rows(names: Sequence[str], settings: Settings, seeds: Iterable[int], r
     return [r for r in rows if r["arm"] in names and any(all(r.get(k) == v for k, v in key.items()) for key in wanted)]
 
 
-def movielens_folder(root: Path, folder: Path) -> tuple[Path, Path]:
+def movielens_folder(root: Path, folder: Path, encode: Callable[[list[str]], np.ndarray]) -> tuple[Path, Path]:
     """Write the sequences and texts of a prepared MovieLens root; return the data folder, and the file of fields.
 
-    The text of a movie is its title, and in the next line its overview. Fields are what STORE's auxiliary tasks tell:
+    The text of a movie is its title, and in the next line its overview; its vector is what `encode` makes of the text,
+    float32 [N, D]. Fields are what STORE's auxiliary tasks tell:
     the overview (`longer`) and the first genre (`category`).
 
     Raises
@@ -254,7 +256,8 @@ def movielens_folder(root: Path, folder: Path) -> tuple[Path, Path]:
     texts = [f"{title}\n{overview}".strip() for title, overview in lines]
     genres = [one.split(",")[0].strip() for one in table["item_genres"].to_list()]
     fields = folder / "fields.parquet"
-    write_table(folder / "data" / "items.parquet", table.select("item_id").with_columns(pl.Series("text", texts)))
+    items = table.select("item_id").with_columns(pl.Series("text", texts), pl.Series("emb", list(encode(texts))))
+    write_table(folder / "data" / "items.parquet", items)
     write_table(
         fields,
         table.select("item_id", pl.col("item_overview").alias("longer")).with_columns(pl.Series("category", genres)),
