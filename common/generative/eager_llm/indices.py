@@ -46,6 +46,8 @@ def dual_ids(
     count = len(next(iter(vectors.values()))[0])
     branching = branching or default_branching(count)
     alone = len(vectors) == 1
+    if not alone and math.prod(branching) >= count:
+        say("IDs: the first source's codes settle each item: the others have no say in decoding, take fewer branches")
     parts: list[np.ndarray] = []
     versions: list[str] = []
     sizes: tuple[int, ...] = ()

@@ -5,7 +5,7 @@ The wordings are our own [I]; that of the deck for recommendation is among them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
@@ -100,8 +100,3 @@ class Instructions:
     def _tokenized(self, wording: str) -> tuple[list[int], list[int]]:
         head, tail = wording.split("{}")
         return self.lm.tokenize(head), self.lm.tokenize(tail)
-
-    @property
-    def tokenize(self) -> Callable[[str], list[int]]:
-        """The language model's tokenizer."""
-        return self.lm.tokenize
