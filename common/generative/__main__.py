@@ -146,7 +146,8 @@ def export(
 
     with reported(debug):
         run = open_run(model, overrides or [], data, out.resolve(), say)
-        export_to(run, data, *(None if one is None else one.resolve() for one in (to, rows)), k, folds)
+        targets = [None if one is None else one.resolve() for one in (to, rows)]
+        export_to(run, data, targets[0], targets[1], k, folds)
 
 
 @app.command("export-ids")

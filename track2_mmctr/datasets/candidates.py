@@ -74,7 +74,9 @@ def candidates_of(features: FeatureConfig, splits: Mapping[SplitName, Split], no
             todo="write one: python -m common.generative export --rows FILE --help",
         )
     columns, about = _read(path)
-    values = {name: _of_split(columns, split, int(about["items"]), path) for name, split in splits.items()}
+    values: dict[SplitName, np.ndarray] = {
+        name: _of_split(columns, split, int(about["items"]), path) for name, split in splits.items()
+    }
     shares = {name: float(value[:, 0].mean()) if len(value) else 0.0 for name, value in values.items()}
     notes.append(
         f"{path.name}: {about.get('model', 'a generator')} knows "
