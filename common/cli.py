@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,10 +16,12 @@ from common.errors import ConfigError, UserError
 def typed(text: str, module: str, environment: Mapping[str, str], folder: Path) -> str:
     """Return text in which commands can be typed as they stand, with paths under `folder` cut short.
 
-    `python -m MODULE` becomes the running interpreter's own path where its environment is not activated.
+    `python -m MODULE` (and that of the list of submissions) becomes the running interpreter's own path where its
+    environment is not activated.
     """
     if not environment.get("VIRTUAL_ENV") and sys.prefix != sys.base_prefix:
-        text = text.replace(f"python -m {module}", f"{sys.executable} -m {module}")
+        for name in (module, "common.submissions"):
+            text = re.sub(rf"(?<![\w/])python -m {re.escape(name)}\b", f"{sys.executable} -m {name}", text)
     return text.replace(f"{folder}/", "")
 
 

@@ -31,7 +31,7 @@ DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback o
 
 def typed(text: str) -> str:
     """Return text in which commands can be typed as they stand, with paths under the working directory cut short."""
-    for module in ("common.submissions", "track1_mdr", "track2_mmctr"):
+    for module in ("track1_mdr", "track2_mmctr"):
         text = cli.typed(text, module, os.environ, Path.cwd())
     return text
 

@@ -37,7 +37,7 @@ def prepare(
             return None
         if found.final is not None:
             return LocalScore(found.final, "both tasks")
-        return LocalScore(found.headline, f"{next(iter(found.tasks))} only", comparable=False)
+        return LocalScore(found.headline, f"{TASK_TITLES[next(iter(found.tasks))]} only", comparable=False)
 
     return outgoing("track1", competition, file, content, runs, message, score), report.partial
 

@@ -125,7 +125,7 @@ def pack_csv(file: Path, data: CtrData) -> Path:
         ) from None
     test = data.splits.get("test")
     target = file.with_suffix(".zip")
-    write_submission(target, ids, values, cast("Task", header[1]), None if test is None else test.ids)
+    write_submission(target, ids, values, header[1], None if test is None else test.ids)
     read_submission(target)
     return target
 

@@ -151,7 +151,8 @@ class Kaggle:
             command += ["-f", file]
         with alone(part) as lock:
             watch = Watch(part, *self._stall, seen)
-            self._ask(command, competition, "send the file", limit=None, watch=watch, held=[lock])
+            # The client itself resumes five times.
+            self._ask(command, competition, "send the file", limit=None, tries=2, watch=watch, held=[lock])
             return move_into_place(whole_file(part, competition, file, size), part, folder)
 
     def limits(self, competition: str) -> Limits | None:
@@ -256,11 +257,12 @@ class Kaggle:
         doing: str = "answer",
         *,
         limit: float | None = 180.0,
+        tries: int = _TRIES,
         watch: Watch | None = None,
         held: Sequence[int] = (),
     ) -> Answer:
         """Run a command that may be run again; too many requests, server and network errors are tried again."""
-        for number in range(1, _TRIES + 1):
+        for number in range(1, tries + 1):
             answer = self._run(command, place, limit=limit, watch=watch, held=held)
             if answer.stalled:
                 raise KaggleError(
@@ -271,7 +273,7 @@ class Kaggle:
                 )
             if answer.code == 0:
                 return answer
-            if number == _TRIES or kind_of(answer.text) not in RETRIED:
+            if number == tries or kind_of(answer.text) not in RETRIED:
                 raise explain(answer.text, place, doing, self.credentials())
             self._pause(2.0**number)
         raise AssertionError("unreachable")
@@ -321,7 +323,7 @@ def _fields(text: str) -> dict[str, str]:
     for line in text.splitlines():
         match = re.match(r"([A-Z][A-Za-z ]+?):\s*(.*)$", line)
         if match and match[1] in _FIELDS and match[1] not in found:
-            label = match[1]
+            label = str(match[1])
             found[label] = match[2].strip()
         elif label is not None and line.startswith(" "):
             found[label] += "\n" + line.strip()

@@ -40,7 +40,10 @@ class KaggleError(UserError):
 
 def kind_of(text: str) -> Kind:
     """Return what kind of failure the client's output tells of."""
-    return next((kind for kind, sign in _SIGNS if re.search(sign, text, re.IGNORECASE)), "refused")
+    for kind, sign in _SIGNS:
+        if re.search(sign, text, re.IGNORECASE):
+            return kind
+    return "refused"
 
 
 def no_login() -> KaggleError:

@@ -95,8 +95,8 @@ def run_client(
         process.communicate()
         raise
     secrets = secret_values(environ)
-    texts = [redact(data.decode("utf-8", errors="replace"), secrets) for data in (out, err)]
-    return Answer(process.returncode, *texts, stalled)
+    said, told = (redact(data.decode("utf-8", errors="replace"), secrets) for data in (out, err))
+    return Answer(process.returncode, said, told, stalled)
 
 
 def _wait(process: subprocess.Popen[bytes], limit: float | None, watch: Watch | None) -> tuple[bytes, bytes, bool]:

@@ -26,8 +26,14 @@ def page_of(question: int) -> tuple[int, int]:
     return question % DOCUMENTS, question // DOCUMENTS % PAGES
 
 
+def asked_about(question: int) -> str:
+    """Return the word that a question names: of its page, and for every seventh question of another one."""
+    doc, page = page_of(question)
+    return word(doc * 100 + (page + (question % 7 == 3)) % PAGES)
+
+
 def official_files() -> dict[str, bytes]:
-    """Return the competition's files, as Kaggle would list them: each question names a word of its page."""
+    """Return the competition's files, as Kaggle would list them: each question names a word."""
     pages = [
         {
             "doc_name": f"doc{doc}",
@@ -41,12 +47,11 @@ def official_files() -> dict[str, bytes]:
     ]
     questions = []
     for question in TASK_IDS["mmdocir"]:
-        doc, page = page_of(question)
         questions.append(
             {
                 "question_id": str(question),
-                "question": f"Where is {word(doc * 100 + page)} told?",
-                "doc_name": f"doc{doc}",
+                "question": f"Where is {asked_about(question)} told?",
+                "doc_name": f"doc{page_of(question)[0]}",
                 "domain": "Guidebook",
                 "num_of_pages": PAGES,
                 "passage_id": [],
@@ -55,7 +60,7 @@ def official_files() -> dict[str, bytes]:
     queries = pl.DataFrame(
         {
             "question_id": [str(i) for i in TASK_IDS["m2kr"]],
-            "question": [f"Which is {word(5000 + i % PASSAGES)}?" for i in TASK_IDS["m2kr"]],
+            "question": [f"Which is {word(5000 + (i + (i % 3 == 1)) % PASSAGES)}?" for i in TASK_IDS["m2kr"]],
             "instruction": ["Answer."] * len(TASK_IDS["m2kr"]),
             "img_path": [""] * len(TASK_IDS["m2kr"]),
         }
@@ -79,7 +84,7 @@ def annotations() -> bytes:
     """Return the public gold of MMDocIR, a line for each document."""
     rows = []
     for doc in range(DOCUMENTS):
-        asked = [(q, page_of(q)[1]) for q in TASK_IDS["mmdocir"] if page_of(q)[0] == doc]
+        asked = [q for q in TASK_IDS["mmdocir"] if page_of(q)[0] == doc]
         rows.append(
             {
                 "doc_name": f"doc{doc}.pdf",
@@ -87,13 +92,13 @@ def annotations() -> bytes:
                 "page_indices": [doc * PAGES, doc * PAGES + PAGES - 1],
                 "questions": [
                     {
-                        "Q": f"Where is {word(doc * 100 + page)} told?",
+                        "Q": f"Where is {asked_about(question)} told?",
                         "A": "there",
                         "type": "['Text']",
-                        "page_id": [page],
+                        "page_id": [page_of(question)[1]],
                         "layout_mapping": [],
                     }
-                    for _, page in asked
+                    for question in asked
                 ],
             }
         )

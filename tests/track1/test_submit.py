@@ -89,7 +89,7 @@ def test_without_an_account_or_a_yes_nothing_is_sent(home: Path, official: Path)
 def test_a_dry_run_of_a_full_file_shows_its_local_score_and_asks_no_server(home: Path, official: Path) -> None:
     result = call(official / "full.csv", "--data", official, "--dry-run", "-m", "my message")
     assert result.exit_code == 0, result.output
-    assert "100.00 (mmdocir only)" in result.output and "my message" in result.output
+    assert "100.00 (MMDocIR only)" in result.output and "my message" in result.output
     assert "M2KR 6,415 rows, MMDocIR 1,658 rows" in result.output and "would not" not in result.output
 
 

@@ -39,7 +39,8 @@ def kaggle(server: KaggleServer, tmp_path: Path) -> Kaggle:
 @pytest.fixture(autouse=True)
 def no_secret_anywhere(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Iterator[None]:
     yield
-    assert_clean(tmp_path, *capfd.readouterr())
+    captured = capfd.readouterr()
+    assert_clean(tmp_path, captured.out, captured.err)
 
 
 def assert_clean(folder: Path, *texts: str) -> None:
