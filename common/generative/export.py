@@ -21,6 +21,7 @@ import numpy as np
 
 from common.atomic import atomic_path
 from common.errors import ConfigError
+from common.generative.config import SECTIONS
 from common.generative.ctr_rows import SPLITS, CtrRows, Questions, already_told, padded, questions, read_rows
 from common.generative.evaluate import Recommender, best_items, ranks_in_lists
 from common.generative.run import recommender, run_ids
@@ -116,6 +117,15 @@ def fold_models(run: Prepared, asked: Questions, folds: int) -> Iterator[tuple[R
     users = len(run.data.users)
     if folds > users:
         raise ConfigError("more folds than users", where="--folds", expected=f"1..{users}", got=folds)
+    source = run.config.behaviour.source
+    if "behaviour" in SECTIONS[run.config.model] and source not in ("sasrec", "co_occurrence"):
+        raise ConfigError(
+            "behaviour vectors from elsewhere know the users that a fold leaves out",
+            where="behaviour.source",
+            expected="sasrec or co_occurrence, which each fold makes of its own users",
+            got=source,
+            todo="--set behaviour.source=sasrec, or --folds 1",
+        )
     fold = np.random.default_rng((run.config.seed, folds)).permutation(users) % folds
     of_question = np.where(asked.histories.users >= 0, fold[asked.histories.users], 0)
     for number in range(folds):

@@ -1,7 +1,7 @@
 """Exports: lists, features of a click log's rows that know no label, IDs that others read."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -163,6 +163,10 @@ def test_a_fold_trains_without_its_users_and_twice_gives_the_same_bytes(root: Pa
     export_rows(again, root, tmp_path / "b.parquet", 3, 2)
     assert not any(line.startswith("epoch") for line in said)
     assert (tmp_path / "a.parquet").read_bytes() == (tmp_path / "b.parquet").read_bytes()
+    behaviour = config("eager").behaviour.model_copy(update={"source": "vectors.parquet"})
+    eager = replace(run, config=config("eager").model_copy(update={"behaviour": behaviour}))
+    with pytest.raises(ConfigError, match="know the users that a fold leaves out"):
+        export_rows(eager, root, tmp_path / "c.parquet", 3, 2)
     with pytest.raises(ConfigError, match="more folds than users"):
         export_rows(run, root, tmp_path / "c.parquet", 3, USERS + 1)
 
