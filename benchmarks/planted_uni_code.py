@@ -110,11 +110,11 @@ def figures(tokenizer: UniCode, train: World, test: World) -> dict[str, float]:
     return {
         "transfer": (right["a", "b"] + right["b", "a"]) / 2,
         "own": (right["a", "a"] + right["b", "b"]) / 2,
-        "agreement": float((codes["a"] == codes["b"]).mean()),
+        "agreement": float(np.mean(codes["a"] == codes["b"])),
         "shared codes": shared_codes(uses),
         "style R2": float(np.mean([style_share(tokenizer, name, past, codes, train, test) for name in codes])),
         "perplexity": perplexity(np.sum(uses, axis=0)),
-        "dead codes": float((np.sum(uses, axis=0) == 0).mean()),
+        "dead codes": float(np.mean(np.sum(uses, axis=0) == 0)),
         "event in specific": float(np.mean([event_left(tokenizer, name, train, test) for name in codes])),
     }
 

@@ -1,5 +1,6 @@
 """Uni-Code as a tokenizer: the same bytes each time, resumed, saved, and what it says about bad input."""
 
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,13 @@ import torch
 
 from common.errors import ConfigError, DataError, UserError
 from common.tokenizers.uni_code import UniCode, UniCodeConfig
+from common.tokenizers.uni_code import tokenizer as tokenizer_module
 from common.tokenizers.uni_code.batches import PairedBatches
 from common.tokenizers.uni_code.inputs import check_paired
 from common.tokenizers.uni_code.item_ids import common_rows, item_codes, make_ids, pooled
 from common.tokenizers.uni_code.model import UniCodeModel
 from common.tokenizers.uni_code.tokenizer import shared_codes
-from common.training import fit as fit_module
+from common.training.fit import fit_model
 
 WIDTHS = {"text": 6, "image": 5}
 
@@ -143,7 +145,9 @@ def test_early_stopping_keeps_the_best_codebook() -> None:
 # -- resume, save, load
 
 
-def test_an_interrupted_training_ends_with_the_bytes_of_one_that_was_not(tmp_path: Path, monkeypatch, fitted) -> None:
+def test_an_interrupted_training_ends_with_the_bytes_of_one_that_was_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fitted: UniCode
+) -> None:
     class Stop(Exception):
         pass
 
@@ -157,12 +161,8 @@ def test_an_interrupted_training_ends_with_the_bytes_of_one_that_was_not(tmp_pat
             raise Stop
         return whole(self, batch)
 
-    always = fit_module._Fit.__init__
-
-    def often(self: Any, *arguments: Any) -> None:
-        always(self, *arguments[:-1], 0.0)  # a checkpoint after each step
-
-    monkeypatch.setattr(fit_module._Fit, "__init__", often)
+    # A checkpoint after each step.
+    monkeypatch.setattr(tokenizer_module, "fit_model", functools.partial(fit_model, checkpoint_seconds=0.0))
     monkeypatch.setattr(UniCodeModel, "loss", breaks)
     call = {"seed": 0, "encoders": {"text": "minilm@1"}, "folder": tmp_path / "state"}
     with pytest.raises(Stop):

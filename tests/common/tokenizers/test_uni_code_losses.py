@@ -17,8 +17,9 @@ def draw(*shape: int, seed: int = 0) -> Tensor:
 
 
 def codebook(modalities: int = 2, codes: int = 5, dim: int = 3, **changes: Any) -> SharedCodebook:
-    settings: dict[str, Any] = {"decay": 0.9, "ema": "cross_attention", "reset": "unused_by_all", "reset_after": 3}
-    made = SharedCodebook(codes, dim, modalities, **(settings | {"active_within": 2} | changes))
+    settings: dict[str, Any] = {"decay": 0.9, "ema": "cross_attention", "reset": "unused_by_all"}
+    settings |= {"reset_after": 3, "active_within": 2} | changes
+    made = SharedCodebook(codes, dim, modalities, **settings)
     made.table.copy_(draw(codes, dim, seed=9))
     made.sums.copy_(made.table)
     return made
@@ -157,7 +158,7 @@ def attended(z: Tensor, m: int, n: int) -> Tensor:
 
 @pytest.mark.parametrize("modalities", [2, 3])
 @pytest.mark.parametrize("ema", ["cross_attention", "paired", "none"])
-def test_the_codebook_moves_by_its_formula(ema, modalities: int) -> None:
+def test_the_codebook_moves_by_its_formula(ema: str, modalities: int) -> None:
     book, z = codebook(modalities, ema=ema, reset="none"), draw(modalities, 4, 3, 3)
     counts, sums = book.counts.clone(), book.sums.clone()
     codes = book.choose(z)
