@@ -19,7 +19,7 @@ import typer
 from benchmarks.planted_arms import Run, over_seeds, rows
 from common.tokenizers.quality import perplexity
 from common.tokenizers.uni_code import UniCode, UniCodeConfig
-from common.tokenizers.uni_code.tokenizer import shared_codes
+from common.tokenizers.uni_code.figures import shared_codes
 
 EVENTS, STEPS, STYLE, DIM = 8, 6, 4, 32
 ABLATED: dict[str, dict[str, Any]] = {

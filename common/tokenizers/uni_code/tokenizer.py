@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,10 +18,10 @@ from common.errors import ConfigError, DataError
 from common.hashing import digest, file_digest
 from common.tokenizers.base import check_codes
 from common.tokenizers.kmeans import nearest
-from common.tokenizers.quality import perplexity
 from common.tokenizers.rq_vae_training import apply
 from common.tokenizers.uni_code.batches import PairedBatches
 from common.tokenizers.uni_code.config import UniCodeConfig
+from common.tokenizers.uni_code.figures import evaluate, fit_figures
 from common.tokenizers.uni_code.inputs import Arrays, Scale, as_steps, check_names, check_paired, paired_digest
 from common.tokenizers.uni_code.model import UniCodeModel
 from common.training.fit import fit_model
@@ -104,6 +103,7 @@ class UniCode:
         """
         found = check_paired(features)
         check_names(list(encoders or {}), sorted(found))
+        self._model, self.version = None, ""
         count = len(next(iter(found.values())))
         if count < 4:
             raise DataError("too few samples to contrast", expected="at least 4", got=count)
@@ -114,7 +114,8 @@ class UniCode:
         self._scales = {name: Scale.of(x, name) for name, x in found.items()}
         scaled = {name: self._scales[name].apply(x) for name, x in found.items()}
         self.result = self._train(scaled, seed, folder, device, say)
-        self._ready(self._figures(found))
+        codes = {name: self.encode(name, x) for name, x in found.items()}
+        self._ready(fit_figures(codes, self.config.codes, self.result))
         return self
 
     def encode(self, modality: str, x: np.ndarray, *, encoder: str = "") -> np.ndarray:
@@ -208,9 +209,9 @@ class UniCode:
         )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self._model = UniCodeModel(self.widths, self.steps, config)
+            model = UniCodeModel(self.widths, self.steps, config)
         result = fit_model(
-            self._model,
+            model,
             PairedBatches(train, self.data_digest, config.batch_size, seed),
             config.fit,
             key={"kind": "uni_code", "config": config.model_dump(mode="json", exclude={"fit"}), "widths": self.widths},
@@ -220,25 +221,8 @@ class UniCode:
             folder=folder,
             say=say,
         )
-        self._model.to("cpu")
+        self._model = model.to("cpu")
         return result
-
-    def _figures(self, features: Arrays) -> dict[str, Any]:
-        """Return the figures of the fit on its own rows."""
-        codes = {name: self.encode(name, x) for name, x in features.items()}
-        first, *others = codes.values()
-        uses = {name: np.bincount(part.ravel(), minlength=self.config.codes) for name, part in codes.items()}
-        assert self.result is not None  # noqa: S101 - `fit` has just set it
-        return {
-            "samples": len(first),
-            "agreement": float(np.mean([first == other for other in others])),
-            "perplexity": {name: perplexity(counts) for name, counts in uses.items()},
-            "used": {name: int((counts > 0).sum()) for name, counts in uses.items()},
-            "shared": shared_codes(list(uses.values())),
-            "epochs": self.result.epochs,
-            "stopped": self.result.stopped,
-            "curve": [{**asdict(point), "seconds": 0.0, "cpu_seconds": 0.0} for point in self.result.curve],
-        }
 
     def _apply(self, part: str, modality: str, x: np.ndarray, encoder: str) -> np.ndarray:
         model = self._fitted()
@@ -275,9 +259,7 @@ class UniCode:
         }
 
     def _arrays(self) -> dict[str, np.ndarray]:
-        arrays = {
-            f"model.{name}": value.numpy().copy() for name, value in self._fitted(ready=False).state_dict().items()
-        }
+        arrays = {f"model.{name}": value.numpy().copy() for name, value in self._fitted().state_dict().items()}
         for name, scale in self._scales.items():
             arrays |= {f"mean.{name}": scale.mean, f"size.{name}": np.asarray([scale.size], np.float32)}
         return arrays
@@ -300,37 +282,10 @@ class UniCode:
             parts += [name, str(array.dtype), str(array.shape), np.ascontiguousarray(array).tobytes()]
         self.version = digest("uni_code", *parts)[:16]
 
-    def _fitted(self, *, ready: bool = True) -> UniCodeModel:
+    def _fitted(self) -> UniCodeModel:
         if self._model is None:
             raise ConfigError("uni_code has no codebook yet", todo="call fit, or load a saved tokenizer")
         return self._model
-
-
-@torch.no_grad()
-def evaluate(model: UniCodeModel, batches: PairedBatches, device: str = "cpu") -> dict[str, float]:
-    """Return figures on held-out samples: agreement of the modalities' codes, and negated losses."""
-    found = [model.loss(batches.make(rows).to(device)) for rows in batches.epoch(0)]
-    mean = {name: float(np.mean([float(one[name]) for one in found])) for name in found[0]}
-    return {
-        "score": -mean["loss"],
-        "agreement": mean["agreement"],
-        "reconstruction": -mean["reconstruction"],
-    }
-
-
-def shared_codes(uses: list[np.ndarray], least: float = 0.2) -> float:
-    """Return the share of active codes that every modality uses: the paper's "green" ones.
-
-    Each modality's counts [K] are divided by their sum; it uses a code if it has more than `least` of the code's whole.
-
-    >>> shared_codes([np.array([5, 5, 0]), np.array([4, 0, 6])])
-    0.3333333333333333
-    """
-    shares = np.stack([counts / max(1, counts.sum()) for counts in uses])
-    whole = shares.sum(0)
-    active = whole > 0
-    green = (shares[:, active] > least * whole[active]).all(0)
-    return float(green.mean()) if active.any() else 0.0
 
 
 def _header(folder: Path) -> dict[str, Any]:

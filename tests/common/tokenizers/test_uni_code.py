@@ -13,10 +13,10 @@ from common.errors import ConfigError, DataError, UserError
 from common.tokenizers.uni_code import UniCode, UniCodeConfig
 from common.tokenizers.uni_code import tokenizer as tokenizer_module
 from common.tokenizers.uni_code.batches import PairedBatches
+from common.tokenizers.uni_code.figures import shared_codes
 from common.tokenizers.uni_code.inputs import check_paired
 from common.tokenizers.uni_code.item_ids import common_rows, item_codes, make_ids, pooled
 from common.tokenizers.uni_code.model import UniCodeModel
-from common.tokenizers.uni_code.tokenizer import shared_codes
 from common.training.fit import fit_model
 
 WIDTHS = {"text": 6, "image": 5}
