@@ -38,7 +38,10 @@ class RemoteFile:
 
 @dataclass(frozen=True)
 class Limits:
-    """Submissions made today (UTC) and in all, and how many more are allowed today."""
+    """Submissions made today (UTC) and in all, and how many more are allowed today.
+
+    All three are 0 for a user who is in no team yet: then nothing is known.
+    """
 
     today: int
     total: int
@@ -188,6 +191,14 @@ class Kaggle:
                 "stalled", "the upload did not end in 15 minutes", where=competition, todo="check the connection"
             )
         found = re.search(r"^Submission ref: (\d+)$", answer.out, re.MULTILINE)
+        if answer.code == 0 and found is None:
+            raise KaggleError(
+                "answer",
+                "Kaggle took the submission and gave no number for it",
+                where=competition,
+                got=short(answer.text),
+                todo="see the submissions page of the competition in a browser",
+            )
         if answer.code != 0 or found is None:
             raise explain(answer.text, competition, "take the submission", self.credentials())
         return Submission(competition, str(file), message, int(found[1]))

@@ -101,6 +101,13 @@ def secret_values(environ: Mapping[str, str], home: Path | None = None) -> tuple
     return tuple(sorted(kept, key=len, reverse=True))
 
 
+def hide(text: str, secrets: Iterable[str]) -> str:
+    """Return text without the secrets."""
+    for secret in secrets:
+        text = text.replace(secret, REMOVED)
+    return text
+
+
 def redact(text: str, secrets: Iterable[str]) -> str:
     """Return text without the secrets, without passwords in addresses, and without queries of addresses.
 
@@ -109,9 +116,7 @@ def redact(text: str, secrets: Iterable[str]) -> str:
     >>> redact("GET https://u:p@host/a?sig=1 of k3y-0123", ["k3y-0123"])
     'GET https://[removed]@host/a?[removed] of [removed]'
     """
-    for secret in secrets:
-        text = text.replace(secret, REMOVED)
-    text = re.sub(r"(\w+://)[^\s/@]+@", rf"\1{REMOVED}@", text)
+    text = re.sub(r"(\w+://)[^\s/@]+@", rf"\1{REMOVED}@", hide(text, secrets))
     return re.sub(r"(\w+://[^\s?]+|/[^\s?]+)\?[^\s'\")>]+", rf"\1?{REMOVED}", text)
 
 

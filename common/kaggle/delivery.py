@@ -35,20 +35,24 @@ def alone(part: Path) -> Iterator[int]:
     UserError
         Another process is at it.
     """
-    part.mkdir(parents=True, exist_ok=True)
-    handle = os.open(part / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
+    while True:
+        part.mkdir(parents=True, exist_ok=True)
+        handle = os.open(part / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(
-                "another process is downloading the same file",
-                where=part,
-                todo="wait until it is done, then run this again; two at once would spoil the file",
-            ) from None
-        yield handle
-    finally:
-        os.close(handle)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise UserError(
+                    "another process is downloading the same file",
+                    where=part,
+                    todo="wait until it is done, then run this again; two at once would spoil the file",
+                ) from None
+            # One that has just ended deletes its folder, and the lock in it: a lock on that is none.
+            if (part / _LOCK).exists() and (part / _LOCK).stat().st_ino == os.fstat(handle).st_ino:
+                yield handle
+                return
+        finally:
+            os.close(handle)
 
 
 def whole_file(part: Path, place: str, file: str | None, size: int | None) -> Path:

@@ -6,7 +6,7 @@ import re
 from typing import Literal
 
 from common.errors import UserError
-from common.kaggle.credentials import LOGIN, Credentials
+from common.kaggle.credentials import LOGIN, Credentials, redact
 
 Kind = Literal[
     "no_login", "login", "forbidden", "absent", "too_often", "server", "network", "disk", "stalled", "refused", "answer"
@@ -57,7 +57,7 @@ def explain(text: str, place: str, doing: str, credentials: Credentials | None) 
     Parameters
     ----------
     text
-        Standard error, then standard output.
+        Standard error, then standard output; signatures are taken out here.
     place
         A competition, or a data set (owner/name).
     doing
@@ -88,8 +88,8 @@ def explain(text: str, place: str, doing: str, credentials: Credentials | None) 
 
 
 def short(text: str) -> str:
-    """Return the client's words without its own hints and bars, cut to a few lines."""
-    lines = [line.strip() for line in re.split(r"[\r\n]+", text)]
+    """Return the client's words without its own hints and bars, and without signatures, cut to a few lines."""
+    lines = [line.strip() for line in re.split(r"[\r\n]+", redact(text, ()))]
     own = ("Authentication required", "You don't have access", "If this is a comp", "https://www.kaggle.com/comp")
     hints = ("The resource was not", "References are", "To search", "You have been rate", "This is a problem on")
     debug = ("If this is unexpected", "traceback. If you")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.errors import UserError
-from common.kaggle.credentials import redact, secret_values
+from common.kaggle.credentials import hide, secret_values
 
 # With these the client prints every request, its Authorization header with it.
 _LOUD = ("VERBOSE", "VERBOSE_OUTPUT")
@@ -21,7 +21,10 @@ _LOOK = 0.2  # seconds between two looks at the folder
 
 @dataclass(frozen=True)
 class Answer:
-    """What the client printed, without secrets, and its exit code; `stalled` where it was ended for its silence."""
+    """What the client printed, and its exit code; `stalled` where it was ended for its silence.
+
+    Secrets are taken out; addresses with their signatures are still in: what is shown goes through `redact`.
+    """
 
     code: int
     out: str
@@ -95,7 +98,7 @@ def run_client(
         process.communicate()
         raise
     secrets = secret_values(environ)
-    said, told = (redact(data.decode("utf-8", errors="replace"), secrets) for data in (out, err))
+    said, told = (hide(data.decode("utf-8", errors="replace"), secrets) for data in (out, err))
     return Answer(process.returncode, said, told, stalled)
 
 

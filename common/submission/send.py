@@ -158,7 +158,7 @@ def settle(attempt: Attempt, kaggle: Kaggle, runs: Path) -> Attempt:
 
 def _check_allowance(what: Outgoing, kaggle: Kaggle, say: Say) -> None:
     limits = kaggle.limits(what.place)
-    if limits is None:
+    if limits is None or not (limits.total or limits.today or limits.left):
         return
     if limits.left <= 0:
         raise _used_up(what.place, f"{limits.today} sent today")

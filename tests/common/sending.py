@@ -25,6 +25,7 @@ class FolderKaggle(Kaggle):
     script: dict[str, list[Exception]] = field(default_factory=dict)
     score: float | None = 0.5
     error: str | None = None
+    new_user: bool = False
     rest: float = 0.0
     on_wait: Callable[[], None] = lambda: None
 
@@ -42,7 +43,9 @@ class FolderKaggle(Kaggle):
     def limits(self, competition: str) -> Limits | None:
         self._step("limits")
         count = len(self.all())
-        return Limits(count, count, max(self.allowed - count, 0))
+        if self.new_user:
+            return Limits(0, 0, 0)
+        return Limits(count, count + 7, max(self.allowed - count, 0))
 
     def submit(self, competition: str, file: Path, message: str) -> Submission:
         self._step("submit")

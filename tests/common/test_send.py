@@ -110,6 +110,16 @@ def test_a_used_up_day_is_told_before_the_upload_and_when_kaggle_says_so(runs: P
     assert go(runs, kaggle) is not None  # a refused one is no hindrance later
 
 
+def test_one_who_is_in_no_team_yet_may_send(runs: Path, kaggle: FolderKaggle) -> None:
+    kaggle.new_user = True
+    assert go(runs, kaggle) is not None and len(kaggle.all()) == 1
+
+
+def test_a_file_that_kaggle_took_without_a_number_is_found(runs: Path, kaggle: FolderKaggle) -> None:
+    kaggle.script["answer"] = [KaggleError("answer", "no number", todo="")]
+    assert go(runs, kaggle) is not None and states(runs) == ["sending", "pending", "complete"]
+
+
 def test_a_file_that_kaggle_cannot_score_is_an_error_with_its_words(runs: Path, kaggle: FolderKaggle) -> None:
     kaggle.error = "ids do not match"
     with pytest.raises(SubmissionError, match="ids do not match") as caught:

@@ -80,6 +80,12 @@ def test_each_failure_is_known_by_the_client_s_words_and_says_what_to_do(text: s
         assert "planted" not in error.block()
 
 
+def test_signatures_are_not_shown() -> None:
+    text = "503 Server Error: Unavailable for url: https://upload.test/blob?signature=planted&x=1\n(error)"
+    assert "planted" not in short(text) and "upload.test/blob?" in short(text)
+    assert "planted" not in explain(text, "slug", "answer", None).block()
+
+
 def test_the_words_shown_are_kaggle_s_own_without_hints_and_bars() -> None:
     assert short(RULES) == "You must accept this competition's rules before you'll be able to download files."
     assert short("\r  0%|     | 0/9\r100%|####| 9/9\nno") == "no"
@@ -175,9 +181,10 @@ def test_a_submission_is_sent_once_whatever_comes_back(play: Any, tmp_path: Path
     kaggle, calls, _ = play(ok("Submission ref: 41\nSuccessfully submitted"))
     assert kaggle.submit("slug", file, "-m --file=x").ref == 41
     assert "--message=-m --file=x" in calls[0] and str(file) in calls[0]
-    kaggle, _, _ = play(ok("Successfully submitted"))  # no number: not known to be sent
-    with pytest.raises(KaggleError):
+    kaggle, _, _ = play(ok("Successfully submitted"))
+    with pytest.raises(KaggleError, match="no number") as caught:
         kaggle.submit("slug", file, "m")
+    assert caught.value.kind == "answer"  # it has arrived, so it must not count as refused
     with pytest.raises(DataError, match="no such file"):
         kaggle.submit("slug", tmp_path / "absent.csv", "m")
 

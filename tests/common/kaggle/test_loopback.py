@@ -129,6 +129,7 @@ def test_a_web_page_in_place_of_the_zip_is_refused(server: KaggleServer, kaggle:
     assert nothing_there(tmp_path / "to")
 
 
+@pytest.mark.slow
 def test_a_download_that_stands_still_is_ended_and_resumed(server: KaggleServer, tmp_path: Path) -> None:
     server.delivery = Delivery(drip=(2 * MB, 90.0))
     kaggle = Kaggle(PATH | server.environ(tmp_path / "home"), stall=(15.0, 100_000.0))
