@@ -101,7 +101,7 @@ def _downloads() -> Track:
     return TRACK
 
 
-add_download(app, "track1_mdr", ROOT, typed, _downloads)
+add_download(app, "track1_mdr", ROOT, os.environ, typed, _downloads)
 
 
 @app.command()

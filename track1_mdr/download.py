@@ -16,6 +16,7 @@ _TRAINING = Offer("hub", "MMDocIR/MMDocIR_Train_Dataset")
 _ANNOTATIONS = Offer(
     "pages", "https://raw.githubusercontent.com/MMDocRAG/MMDocIR/main/dataset/MMDocIR_annotations.jsonl"
 )
+_SCREENSHOTS = "(Web_Image|Challenge|passage_images)"  # on the hub, unpacked, and as Kaggle's users have them
 
 PARTS: tuple[Part, ...] = (
     Part(
@@ -80,7 +81,7 @@ PARTS: tuple[Part, ...] = (
         "screenshots",
         "M2KR page screenshots",
         "m2kr",
-        (Want("m2kr/Challenge", (rf"(Web_Image|Challenge){ARCHIVE}", r"(Web_Image|Challenge)/.+"), folder=True),),
+        (Want("m2kr/Challenge", (rf"{_SCREENSHOTS}{ARCHIVE}", rf"{_SCREENSHOTS}/.+"), folder=True),),
         _M2KR,
     ),
     Part(

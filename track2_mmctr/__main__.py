@@ -101,7 +101,7 @@ def _downloads() -> Track:
     return TRACK
 
 
-add_download(app, "track2_mmctr", ROOT, typed, _downloads)
+add_download(app, "track2_mmctr", ROOT, os.environ, typed, _downloads)
 
 
 @prepare.command()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,15 +30,17 @@ def target_root(given: Path | None, environ: Mapping[str, str], home: Path) -> P
     return (given or Path(environ.get("MIRC_DATA") or home / "data")).expanduser().resolve()
 
 
-def add_command(app: typer.Typer, module: str, home: Path, typed: Typed, load: Callable[[], Track]) -> None:
+def add_command(
+    app: typer.Typer, module: str, home: Path, environ: Mapping[str, str], typed: Typed, load: Callable[[], Track]
+) -> None:
     """Add `download` to a track's command line.
 
     Parameters
     ----------
     app, module
         The command line, and the package that is run for it.
-    home
-        The project's folder.
+    home, environ
+        The project's folder, and the environment variables.
     typed
         Makes text ready to be typed as it stands.
     load
@@ -85,14 +86,14 @@ def add_command(app: typer.Typer, module: str, home: Path, typed: Typed, load: C
             typer.echo(typed(line))
 
         with cli.reported(debug, typed):
-            root, kept = target_root(data, os.environ, home), cli.cache_folder(cache, os.environ, home / "data")
+            root, kept = target_root(data, environ, home), cli.cache_folder(cache, environ, home / "data")
             track = load()
             if only == "list":
                 for line in parts_table(track.parts):
                     say(line)
                 return
             net = Net(connect=min(timeout, 15.0), read=timeout, tries=tries, slow_after=timeout)
-            setup = make_setup(os.environ, Path.home(), net, say)
+            setup = make_setup(environ, Path.home(), net, say)
             choices = Choices(keep_archives, accept_changes, allow_case_clashes)
             options = Options(only, source, dry_run, verify, again, choices)
             download(moved_pages(track.parts, pages), root, options, setup, lambda place: track.check(place, kept))

@@ -67,7 +67,7 @@ class HubSource(HttpSource):
             if status in (401, 403):
                 raise SourceError("the hub refuses access", where=where, got=status, todo=_gate(page)) from None
             raise Transient(SourceError("the hub is in trouble", where=where, got=status, todo=todo)) from None
-        except (errors.HTTPError, OSError) as error:
+        except (errors.HTTPError, OSError) as error:  # pyright: ignore[reportPrivateImportUsage]
             got = type(error).__name__
             raise Transient(SourceError("the hub cannot be reached", where=where, got=got, todo=todo)) from None
 

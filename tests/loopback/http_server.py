@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 LOGIN_PAGE = b"<!DOCTYPE html>\n<html><head><title>Sign in</title></head><body>Please sign in.</body></html>\n" * 8
 
@@ -23,8 +23,8 @@ class Served:
 
     Attributes
     ----------
-    ranges
-        Whether Range is honoured.
+    ranges, if_range
+        Whether Range is honoured, and If-Range.
     etag, modified
         Whether these headers are sent.
     length
@@ -33,6 +33,7 @@ class Served:
 
     data: bytes
     ranges: bool = True
+    if_range: bool = True
     etag: bool = True
     modified: bool = True
     length: bool = True
@@ -84,6 +85,13 @@ class Asked:
     sent: int = 0
 
 
+class _Quiet(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing of clients that hang up."""
+
+
 class WebServer:
     """Use it as a context manager.
 
@@ -109,8 +117,7 @@ class WebServer:
         self.head = True
         self.asked: list[Asked] = []
         self.lock = threading.Lock()
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), self.handler())
-        self._http.daemon_threads = True
+        self._http = _Quiet(("127.0.0.1", 0), self.handler())
         self._http.site = self  # pyright: ignore[reportAttributeAccessIssue]
         self._thread = threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
 
@@ -118,7 +125,7 @@ class WebServer:
         """Return what answers requests."""
         return Handler
 
-    def __enter__(self) -> WebServer:
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 
@@ -204,7 +211,8 @@ class Handler(BaseHTTPRequestHandler):
         asked, condition = self.headers.get("Range"), self.headers.get("If-Range")
         if found.ranges:
             headers["Accept-Ranges"] = "bytes"
-        if found.ranges and asked and condition in (None, headers.get("ETag"), headers.get("Last-Modified")):
+        known = (None, headers.get("ETag"), headers.get("Last-Modified"))
+        if found.ranges and asked and (condition in known or not found.if_range):
             start = int(asked.removeprefix("bytes=").rstrip("-"))
             if start >= len(found.data):
                 self._answer(416, {"Content-Range": f"bytes */{len(found.data)}"})
