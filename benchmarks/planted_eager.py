@@ -20,7 +20,7 @@ import numpy as np
 import torch
 import typer
 
-from benchmarks.planted_arms import Run, over_seeds, rows
+from benchmarks.planted_arms import Run, Values, over_seeds, rows
 from common.generative.eager.config import EagerConfig, Fusion, StreamName
 from common.generative.eager.model import Eager
 from common.generative.sequences import Sequences, from_lists
@@ -66,18 +66,18 @@ class World:
         return float((order == self.test[:, -1:]).any(1).mean())
 
 
-def make_world(seed: int, users: int = 400, fresh: int = 1000, length: int = 9) -> World:
-    """Return a planted world with `EACH` items for each pair of clusters; same seed, same bytes."""
+def make_world(seed: int, users: int = 400, fresh: int = 1000, each: int = EACH, length: int = 9) -> World:
+    """Return a planted world with `each` items for each pair of clusters; same seed, same bytes."""
     rng = np.random.default_rng((seed, 41))
-    pairs = rng.permutation(CLUSTERS**2 * EACH) // EACH
+    pairs = rng.permutation(CLUSTERS**2 * each) // each
     clusters = np.stack(np.divmod(pairs, CLUSTERS), axis=1)
     follows = np.stack([_cycle(rng), _cycle(rng)])
-    of_pair = np.argsort(pairs, kind="stable").reshape(CLUSTERS, CLUSTERS, EACH)
+    of_pair = np.argsort(pairs, kind="stable").reshape(CLUSTERS, CLUSTERS, each)
     everyone = users + fresh
     at = rng.integers(0, CLUSTERS, (everyone, 2))
     walk = np.empty((everyone, length), np.int64)
     for step in range(length):
-        walk[:, step] = of_pair[at[:, 0], at[:, 1], rng.integers(0, EACH, everyone)]
+        walk[:, step] = of_pair[at[:, 0], at[:, 1], rng.integers(0, each, everyone)]
         leave = rng.random((everyone, 2)) >= STAY
         ahead = np.stack([follows[kind][at[:, kind]] for kind in range(2)], axis=1)
         at = np.where(leave, rng.integers(0, CLUSTERS, (everyone, 2)), ahead)
@@ -217,9 +217,9 @@ def arms(seed: int, epochs: int = 12) -> Iterator[tuple[str, Run]]:
     yield "without contrastive task", arm(gct=0.0)
     yield "without transfer task", arm(recon=0.0, est=0.0)
     yield "without both", arm(gct=0.0, recon=0.0, est=0.0)
-    yield "separate encoders", arm(encoder="separate")
-    yield "history: codes", arm(history="codes")
-    yield "history: both", arm(history="both")
+    yield "contrastive task as published (weights 1, 10)", arm(gct=1.0)
+    yield "shared encoder", arm(encoder="shared")
+    yield "history: items", arm(history="items")
 
 
 def popularity(world: World) -> float:
@@ -227,6 +227,33 @@ def popularity(world: World) -> float:
     counts = np.bincount(world.train.items, minlength=len(world.clusters))
     most = np.argsort(-counts, kind="stable")[:10]
     return float(np.isin(world.test[:, -1], most).mean())
+
+
+def criteria(found: Values) -> Iterator[tuple[str, bool]]:
+    """Yield the tests of the method on means over seeds, and whether each is met."""
+
+    def mean(arm: str, figure: str) -> float:
+        return float(np.mean(found[arm][figure]))
+
+    fused, joined = mean("EAGER", "fused"), mean("EAGER", "concatenated")
+    single = max(float(np.mean(values[f])) for values in found.values() for f in FIGURES[2:4] if f in values)
+    est, luck = mean("EAGER", "est"), mean("EAGER", "est shuffled")
+    own, others = mean("EAGER", "cos own"), mean("EAGER", "cos others")
+    mixed, popular = mean("shuffled training", "fused"), mean("popularity", "fused")
+    yield f"fused - best single stream of any arm = {fused - single:.3f} (at least 0.03)", fused >= single + 0.03
+    yield f"fused - concatenated = {fused - joined:.3f} (at least 0)", fused >= joined
+    yield (
+        f"estimate {est:.3f} (at least 0.8), with others' guides {luck:.3f} (0.45..0.55)",
+        (est >= 0.8 and abs(luck - 0.5) <= 0.05),
+    )
+    yield (
+        f"cos with own vector {own:.3f} (above 0.5), with others' {others:.3f} (0.3 less)",
+        (own > 0.5 and own > others + 0.3),
+    )
+    yield f"shuffled training {mixed:.3f}, popularity {popular:.3f} (at most 0.02 above)", mixed <= popular + 0.02
+    for arm in ("without contrastive task", "without transfer task", "without both"):
+        gain = fused - mean(arm, "fused")
+        yield f"fused - {arm} = {gain:.3f} (above 0)", gain > 0
 
 
 app = typer.Typer(add_completion=False)
@@ -240,6 +267,8 @@ def main(seeds: Annotated[int, typer.Option(help="number of seeds, from 0")] = 3
     found, took = over_seeds(arms, seeds)
     for line in rows(found, took, FIGURES):
         typer.echo(line)
+    for text, met in criteria(found):
+        typer.echo(f"{'met' if met else 'NOT met'}: {text}")
     typer.echo(f"{time.process_time() - started:.0f} CPU s")
 
 

@@ -29,9 +29,10 @@ class EagerConfig(TransformerConfig):
         default="both", description="which streams there are; one alone is an ablation, and has no transfer task"
     )
     encoder: Literal["shared", "separate"] = Field(
-        default="shared",
-        description="shared: one encoder of the history for both decoders (the paper's idea). separate: each stream "
-        "has an encoder and item embeddings of its own (the released code)",
+        default="separate",
+        description="separate: each stream has an encoder of its own (the released code). shared: one encoder of the "
+        "history for both decoders (the paper's idea); the streams then err alike, and fusion gains less: see "
+        "benchmarks/planted_eager.py",
     )
     history: Literal["items", "codes", "both"] = Field(
         default="codes",
@@ -63,7 +64,12 @@ class EagerConfig(TransformerConfig):
         description="a level's codes have an embedding for each path (EAGER's k c1 + c2) where that are at most so "
         "many; deeper levels share embeddings between parents, as TIGER does. 0: all levels share",
     )
-    gct: float = Field(default=1.0, ge=0, description="weight of the global contrastive task, 0 = off")
+    gct: float = Field(
+        default=0.1,
+        ge=0,
+        description="weight of the global contrastive task, 0 = off. 1 is the released code's, made for 60,000 steps: "
+        "in trainings as short as ours it keeps the codes from being learnt",
+    )
     gct_weights: tuple[float, float] = Field(
         default=(1.0, 10.0), description="the task's weight in the behaviour and in the semantic stream, times `gct`"
     )

@@ -1,0 +1,69 @@
+"""EAGER on planted items whose behaviour and semantic clusters are independent and both predict (facts: section 2.8).
+
+The world and the arms are those of benchmarks/planted_eager.py. The fast test has 256 items and few steps.
+"""
+
+from functools import cache
+from typing import Any
+
+import pytest
+
+from benchmarks.planted_eager import figures, make_world, other_items, popularity, questions, recall, trained
+from benchmarks.planted_eager import trained_tiger as tiger
+
+EPOCHS = 16
+
+
+@cache
+def arm(seed: int = 0, *, shuffled: bool = False, epochs: int = EPOCHS, **options: Any) -> dict[str, float]:
+    world = make_world(seed)
+    return figures(world, trained(other_items(world, seed) if shuffled else world, epochs, **options))
+
+
+def single(found: dict[str, float]) -> float:
+    return max(value for name, value in found.items() if name.endswith("alone"))
+
+
+def test_two_streams_agree_on_what_neither_knows_alone() -> None:
+    world = make_world(0, users=300, fresh=300, each=4)
+    found = figures(world, trained(world, 6))
+    assert found["fused"] >= single(found) + 0.03
+    assert found["fused"] >= found["concatenated"]
+    assert found["fused"] <= world.oracle(10) + 0.06
+    assert found["cos own"] > max(0.5, found["cos others"] + 0.3)
+    assert found["est"] >= 0.65
+    assert abs(found["est shuffled"] - 0.5) <= 0.06
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1])
+def test_fusion_beats_both_streams_and_the_tasks_do_theirs(seed: int) -> None:
+    found = arm(seed)
+    alone = [arm(seed, streams=name) for name in ("behaviour", "semantic")]
+    assert found["fused"] >= max(map(single, [found, *alone])) + 0.03
+    assert found["fused"] >= found["concatenated"]
+    assert found["fused"] <= make_world(seed).oracle(10) + 0.05
+    assert found["cos own"] > max(0.5, found["cos others"] + 0.3)
+    assert found["est"] >= 0.8
+    assert abs(found["est shuffled"] - 0.5) <= 0.05
+
+
+@pytest.mark.slow
+def test_each_task_earns_its_keep() -> None:
+    neither = arm(gct=0.0, recon=0.0, est=0.0)
+    assert arm()["fused"] >= neither["fused"] + 0.03
+    assert arm()["behaviour alone"] >= arm(recon=0.0, est=0.0)["behaviour alone"] + 0.03  # what is transferred
+    assert "cos own" not in neither
+    assert "est" not in neither
+
+
+@pytest.mark.slow
+def test_it_beats_tiger_on_either_stream_s_ids() -> None:
+    world = make_world(0)
+    best = max(recall(tiger(world, EPOCHS, name), questions(world)) for name in ("behaviour", "semantic"))
+    assert arm()["fused"] >= best + 0.03
+
+
+@pytest.mark.slow
+def test_shuffled_training_items_teach_nothing() -> None:
+    assert arm(shuffled=True)["fused"] <= popularity(make_world(0)) + 0.02
