@@ -28,6 +28,8 @@ from common.training.fit import evaluating
 
 READ = 256
 """Texts that are read at once outside training."""
+LOGITS = 1024
+"""Tokens whose logits are held at once outside training: 200 MB with 50,000 words."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,8 @@ class DenseTokenizer(nn.Module):
                 batch = pack_cascade(examples, self.tokens.slots, self.lm.context).to(self.lm.device)
                 states = self.lm.states(self.lm.embed(batch.ids), batch.mask, batch.attention)
                 row, place = torch.nonzero(batch.told, as_tuple=True)
-                right = self.lm.logits(states[row, place - 1]).argmax(-1) == batch.ids[row, place]
+                parts = states[row, place - 1].split(LOGITS)
+                right = torch.cat([self.lm.logits(part).argmax(-1) for part in parts]) == batch.ids[row, place]
                 ends = np.cumsum([len(one.target) for one in examples])[:-1]
                 found += np.split(right.cpu().numpy(), ends)
         return found
@@ -188,6 +191,12 @@ class DenseBatches:
             if config.auxiliary and texts is not None:
                 self.targets[task] = [tokenizer.target(task, text) if text else [] for text in texts]
         self.digest = digest("store-dense", items.digest, seed, config.batch_size)
+
+    @property
+    def cut(self) -> dict[DenseTask, int]:
+        """How many texts of a task are longer than `max_text` or `max_longer`, and are cut."""
+        end = self.tokenizer.lm.end
+        return {task: sum(bool(one) and one[-1] != end for one in told) for task, told in self.targets.items()}
 
     def __len__(self) -> int:
         """Return the number of batches of an epoch."""

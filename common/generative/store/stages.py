@@ -81,9 +81,14 @@ def fit_dense(
     def figures(model: DenseTokenizer) -> Mapping[str, float]:
         return {"accuracy": model.accuracy(watched)}
 
+    batches = DenseBatches(tokenizer, items, seed=seed)
+    for task, number in batches.cut.items():
+        if number:
+            most = tokenizer.config.max_text if task == "replicate" else tokenizer.config.max_longer
+            say(f"{number:,} of {len(items):,} texts ({task}) are cut to their first {most} tokens")
     result = fit_model(
         tokenizer,
-        DenseBatches(tokenizer, items, seed=seed),
+        batches,
         config.train,
         key={"kind": "store-tokenizer", "settings": tokenizer.key()},
         evaluate=figures,

@@ -145,6 +145,8 @@ def test_a_long_text_is_cut_and_then_has_no_end() -> None:
     assert len(model.source(text)) == len(model.target("replicate", text)) == 8
     assert model.target("replicate", small.TEXTS[0])[-1] == model.lm.end
     assert model.lm.end not in model.target("replicate", text)
+    batches = DenseBatches(model, StoreItems([text, *small.TEXTS], [text, text, *[""] * 11]), seed=0)
+    assert batches.cut == {"replicate": 1, "longer": 2}
 
 
 def test_slot_cosine_by_hand() -> None:

@@ -17,6 +17,7 @@ from common.generative.config import RunConfig
 from common.generative.run import prepare, recommender, run_ids, trained_model
 from common.generative.sequences import Sequences
 from common.generative.store import stages
+from common.generative.store.batches import StoreBatches
 from common.generative.store.config import CodesConfig
 from common.generative.store.dense import DenseBatches, DenseTokenizer
 from common.generative.store.items import StoreItems
@@ -38,11 +39,13 @@ def bytes_of(model: torch.nn.Module) -> dict[str, bytes]:
     return {name: value.numpy().tobytes() for name, value in model.state_dict().items()}
 
 
-def kill_at(monkeypatch: pytest.MonkeyPatch, batch: int) -> None:
-    """Let the dense tokenizer's training end hard when its `batch`-th batch is made, once, each step being kept."""
-    made, left, fit = DenseBatches.make, [batch], stages.fit_model
+def kill_at(
+    monkeypatch: pytest.MonkeyPatch, batch: int, kind: type[DenseBatches] | type[StoreBatches] = DenseBatches
+) -> None:
+    """Let a training end hard when its `batch`-th batch is made, once; the dense tokenizer's keeps each step."""
+    made, left, fit = kind.make, [batch], stages.fit_model
 
-    def make(self: DenseBatches, rows: np.ndarray) -> Any:
+    def make(self: Any, rows: np.ndarray) -> Any:
         left[0] -= 1
         if not left[0]:
             raise Pressed
@@ -51,7 +54,7 @@ def kill_at(monkeypatch: pytest.MonkeyPatch, batch: int) -> None:
     def often(*arguments: Any, **options: Any) -> Any:
         return fit(*arguments, checkpoint_seconds=0, **options)
 
-    monkeypatch.setattr(DenseBatches, "make", make)
+    monkeypatch.setattr(kind, "make", make)
     monkeypatch.setattr(stages, "fit_model", often)
 
 
@@ -138,7 +141,7 @@ def run_config(**changes: Any) -> RunConfig:
         "name": "store",
         "model": "store",
         "store": small.config().model_dump(),
-        "train": {"epochs": 1, "valid_users": 5, "batch_size": 20},
+        "train": {"epochs": 2, "valid_users": 5, "batch_size": 20},
         "evaluate": {"beam": 12, "ks": [3]},
     }
     return make_config(RunConfig, values | changes, (), "test")
@@ -175,7 +178,13 @@ def test_a_run_keeps_each_stage_and_an_interrupted_one_ends_the_same(
         with pytest.raises(TypeError):
             trained_model(started(cut, []))
     assert (cut / "ids").is_dir() and not (cut / "model").exists()
-    trained_model(started(cut, []))
+    with monkeypatch.context() as patch:
+        kill_at(patch, 4, StoreBatches)  # the last one of two epochs
+        with pytest.raises(Pressed):
+            trained_model(started(cut, []))
+    said.clear()
+    trained_model(started(cut, said))
+    assert any("goes on from step 2" in one for one in said)
     assert model_bytes(cut) == model_bytes(whole)
     again = recommender(started(whole, [])).recommend(run.split.test.histories, 5)[0]
     np.testing.assert_array_equal(again, found)
