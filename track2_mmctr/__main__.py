@@ -12,6 +12,8 @@ import typer
 from common import cli
 from common.download.cli import Track
 from common.download.cli import add_command as add_download
+from track2_mmctr.options import CacheOption, ConfigOption, DataOption, DebugOption, OutOption, SetOption, TaskOption
+from track2_mmctr.prepare_cli import add_prepare
 
 ROOT = Path(__file__).resolve().parents[1]
 app = typer.Typer(
@@ -20,22 +22,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Track 2, multimodal CTR prediction: from items and click histories to a scored submission.",
 )
-prepare = typer.Typer(no_args_is_help=True, help="Turn another data set into the challenge's layout.")
-app.add_typer(prepare, name="prepare")
-
-DataOption = Annotated[
-    Path | None, typer.Option("--data", help="Data root [default: MIRC_DATA, else data/, else data/sample]")
-]
-CacheOption = Annotated[
-    Path | None, typer.Option("--cache", help="Folder of packed data, embeddings, checkpoints [default: data/cache]")
-]
-ConfigOption = Annotated[str, typer.Option("--config", "-c", help="A name in track2_mmctr/configs, or a YAML file")]
-SetOption = Annotated[list[str] | None, typer.Option("--set", "-s", help="Override one key: a.b=value; repeatable")]
-OutOption = Annotated[Path | None, typer.Option("--out", help="The submission [default: submissions/...zip]")]
-DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error")]
-TaskOption = Annotated[
-    Literal["Task1", "Task2", "Task1&2"] | None, typer.Option("--task", help="Column to read, where there are several")
-]
 
 
 def typed(text: str) -> str:
@@ -102,27 +88,7 @@ def _downloads() -> Track:
 
 
 add_download(app, "track2_mmctr", ROOT, os.environ, typed, _downloads)
-
-
-@prepare.command()
-def movielens(
-    source: Annotated[Path, typer.Option("--from", help="Folder with ml-100k/ and, for covers, ml-100k-posters/")],
-    out: Annotated[Path, typer.Option("--out", help="Folder to write: a data root for --data")],
-    allow_faults: Annotated[int, typer.Option(help="Posters that may fail to decode")] = 0,
-    debug: DebugOption = False,
-) -> None:
-    """Turn MovieLens-100K into the challenge's layout, split by time: the real-data benchmark of this track.
-
-    Example: python -m track2_mmctr prepare movielens --from downloads --out data/movielens
-    """
-    from track2_mmctr.datasets.movielens import prepare_movielens
-
-    with reported(debug):
-        made = prepare_movielens(source, out, allow_faults=allow_faults)
-        say(f"wrote {made.folder}: " + ", ".join(f"{count:,} {name}" for name, count in made.counts.items()))
-        for note in made.notes:
-            say(f"note: {note}")
-        say(f"next: {made.next_command}")
+add_prepare(app, reported, say)
 
 
 @app.command()
