@@ -86,7 +86,9 @@ class World:
         return replace(self, known=known, told=[self.titles[row] for row in order])
 
 
-def trained(world: World, seed: int, epochs: int, **changes: Any) -> tuple[EagerLlm, dict[str, float]]:
+def trained(
+    world: World, seed: int, epochs: int, *, rate: float = RATE, **changes: Any
+) -> tuple[EagerLlm, dict[str, float]]:
     """Return a model, and its recall and titles at the end of the stages before the last."""
     config = EagerLlmConfig.model_validate(CONFIG | changes)
     sources = {name: (world.vectors[name], "planted") for name in config.code_sources}
@@ -111,7 +113,7 @@ def trained(world: World, seed: int, epochs: int, **changes: Any) -> tuple[Eager
         return {"recall@10": float(done)}  # the last weights are kept
 
     schedule = ScheduleConfig(type="cosine", warmup_steps=20)
-    fit = FitConfig(epochs=epochs, learning_rate=RATE, schedule=schedule)
+    fit = FitConfig(epochs=epochs, learning_rate=rate, schedule=schedule)
     fit_generator(model, batches, fit, seed=seed, evaluate=look)
     return model, found
 

@@ -67,7 +67,7 @@ def made(config: EagerLlmConfig | None = None) -> EagerLlm:
 
 def batches(model: EagerLlm, epochs: int = 6, **changes: Any) -> EagerLlmBatches:
     vectors = {name: VECTORS[name] for name in model.config.contrasts}
-    options = {"seed": 3, "batch_size": 60} | changes
+    options: dict[str, Any] = {"seed": 3, "batch_size": 60} | changes
     return EagerLlmBatches(model.ask, model.config, FLAT, OFFSETS, TEXTS, vectors, epochs=epochs, **options)
 
 

@@ -28,8 +28,19 @@ def arm(name: str, seed: int = 0) -> dict[str, float]:
 def test_a_dozen_items_are_learnt_by_heart_from_title_to_id_and_back() -> None:
     world = planted.World.make(0, items=12, users=40)
     scratch = planted.SCRATCH | {"layers": 1, "vocabulary": 400}
-    changes = {"lm": {"scratch": scratch}, "branching": (2, 2), "preference": False}
-    model, _ = planted.trained(world, 0, 60, **changes)
-    assert planted.titles_right(model, world) >= 0.9
-    assert planted.items_right(model, world.titles) >= 0.9
-    assert planted.recall(model, world, k=3) >= 2 * planted.popularity(world, k=3)
+    changes = {"lm": {"scratch": scratch}, "branching": (3, 3), "preference": False, "annealing": False}
+    changes |= {"recommendation_weights": (0.2,) * 3, "reconstruction_weights": (0.8,) * 3}
+    model, _ = planted.trained(world, 0, 50, rate=1.2e-2, **changes)
+    assert planted.titles_right(model, world) >= 0.8  # measured .92; by chance 1/12
+    assert planted.items_right(model, world.titles) >= 0.9  # 1.0
+    assert planted.recall(model, world, k=3) >= 2 * planted.popularity(world, k=3)  # .80, .30
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+class TestPlanted:
+    """The arms of the benchmark on seed 0; each is trained once, about 20 s of CPU."""
+
+    def test_one_checkpoint_does_all_three_tasks_and_the_placebo_none(self) -> None:
+        means = {name: arm(name) for name in (planted.FULL, planted.PLACEBO, "popularity")}
+        assert [text for text, met in planted.criteria(means) if not met] == []
