@@ -1,6 +1,7 @@
 """EAGER on planted data: each item has a behaviour cluster and a semantic cluster, independent, and both predict.
 
     python -m benchmarks.planted_eager --seeds 3
+    python -m benchmarks.planted_eager --speed-at 12000
 
 A user's next item is of the behaviour cluster that follows the last item's, and of the semantic cluster that follows
 the last item's, each with probability 0.85 (else a random cluster). Behaviour vectors show the one cluster, semantic
@@ -10,8 +11,9 @@ items to train on; 1,000 others, whose ninth is asked for.
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Annotated, Any
@@ -193,7 +195,7 @@ def figures(world: World, model: Eager) -> dict[str, float]:
     return found
 
 
-def arms(seed: int, epochs: int = 12) -> Iterator[tuple[str, Run]]:
+def arms(seed: int, epochs: int) -> Iterator[tuple[str, Run]]:
     """Yield each arm's name and what computes its figures."""
     world = make_world(seed)
 
@@ -256,15 +258,65 @@ def criteria(found: Values) -> Iterator[tuple[str, bool]]:
         yield f"fused - {arm} = {gain:.3f} (above 0)", gain > 0
 
 
+def speed(items: int, dim: int = 96, queries: int = 64) -> Iterator[str]:
+    """Yield a table: a training step of 256 targets, and answers, of EAGER and of TIGER of the same width."""
+    rng = np.random.default_rng(0)
+    first = math.isqrt(items - 1) + 1
+    ids, other = (SemanticIdMap.random(items, (first, -(-items // first)), seed) for seed in (1, 2))
+    vectors: dict[StreamName, np.ndarray] = {
+        "behaviour": rng.standard_normal((items, 64)).astype(np.float32),
+        "semantic": rng.standard_normal((items, 384)).astype(np.float32),
+    }
+    size = {"dim": dim, "heads": 4, "feedforward": 4 * dim, "encoder_layers": 1, "decoder_layers": 2}
+    plain = EagerConfig.model_validate({**size, "gct": 0.0, "recon": 0.0, "est": 0.0})
+    trie_loss = TigerConfig.model_validate({**size, "loss": "trie", "history": "items"})
+    models: dict[str, Eager | Tiger] = {
+        "EAGER": Eager.with_vectors(EagerConfig.model_validate(size), ids, other, vectors),
+        "EAGER, codes alone": Eager(plain, ids, other),
+        "TIGER, same width and IDs": Tiger(trie_loss, ids),
+    }
+    histories = TigerBatch.of(list(rng.integers(0, items, (queries, 10))))
+    rows = rng.integers(0, items, 2560)
+    yield f"| {items:,} items, {dim} wide | step, CPU ms | queries/s, beam 10 | queries/s, beam 50 |"
+    yield "|---|---|---|---|"
+    for name, model in models.items():
+        batches = model.batches(rows, np.arange(0, 2561, 10), seed=0, batch_size=256)
+        step = _seconds(lambda m=model, b=batches: m.loss(b.make(b.epoch(0)[0]))["loss"].backward(), 5)
+        asked = [
+            queries / _seconds(lambda m=model, w=wide: m.generate(histories, m.trie(), beam=w, top_k=10), 3)
+            for wide in (10, 50)
+        ]
+        yield f"| {name} | {1000 * step:.0f} | {asked[0]:.0f} | {asked[1]:.0f} |"
+
+
+def _seconds(call: Callable[[], object], times: int) -> float:
+    """Return the median CPU seconds of a call, after one that is not counted."""
+    call()
+    found = []
+    for _ in range(times):
+        started = time.process_time()
+        call()
+        found.append(time.process_time() - started)
+    return float(np.median(found))
+
+
 app = typer.Typer(add_completion=False)
 
 
 @app.command()
-def main(seeds: Annotated[int, typer.Option(help="number of seeds, from 0")] = 3) -> None:
-    """Print the table of arms and the criteria."""
+def main(
+    seeds: Annotated[int, typer.Option(help="number of seeds, from 0")] = 3,
+    epochs: Annotated[int, typer.Option(help="of each arm's training")] = 12,
+    speed_at: Annotated[int, typer.Option(help="measure speed with so many items instead")] = 0,
+) -> None:
+    """Print the table of arms and the criteria, or of speed."""
     torch.set_num_threads(1)
+    if speed_at:
+        for line in speed(speed_at):
+            typer.echo(line)
+        return
     started = time.process_time()
-    found, took = over_seeds(arms, seeds)
+    found, took = over_seeds(lambda seed: arms(seed, epochs), seeds)
     for line in rows(found, took, FIGURES):
         typer.echo(line)
     for text, met in criteria(found):

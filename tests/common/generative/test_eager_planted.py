@@ -1,6 +1,9 @@
 """EAGER on planted items whose behaviour and semantic clusters are independent and both predict (facts: section 2.8).
 
-The world and the arms are those of benchmarks/planted_eager.py. The fast test has 256 items and few steps.
+The world and the arms are those of benchmarks/planted_eager.py. The fast test has 256 items and few steps. Measured
+there, seed 0: fused .550, concatenated .170, behaviour stream .230, semantic stream .167, the best that anything can
+reach .827; estimate .843, with others' guides .505; cosine of the summary with its item's vector .814, with others'
+.003.
 """
 
 from functools import cache
@@ -26,12 +29,12 @@ def single(found: dict[str, float]) -> float:
 
 def test_two_streams_agree_on_what_neither_knows_alone() -> None:
     world = make_world(0, users=300, fresh=300, each=4)
-    found = figures(world, trained(world, 6))
+    found = figures(world, trained(world, 8))
     assert found["fused"] >= single(found) + 0.03
     assert found["fused"] >= found["concatenated"]
     assert found["fused"] <= world.oracle(10) + 0.06
     assert found["cos own"] > max(0.5, found["cos others"] + 0.3)
-    assert found["est"] >= 0.65
+    assert found["est"] >= 0.75
     assert abs(found["est shuffled"] - 0.5) <= 0.06
 
 
