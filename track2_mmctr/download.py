@@ -8,9 +8,9 @@ from pathlib import Path
 from common.download.cli import Track
 from common.download.parts import ARCHIVE, Offer, Part, Want
 
-_PAGES = Offer("pages", "http://recsys.westlake.edu.cn/MicroLens_1M_MMCTR/")
+_PAGES = tuple(Offer("pages", f"{scheme}://recsys.westlake.edu.cn/MicroLens_1M_MMCTR/") for scheme in ("https", "http"))
 _MIRROR = Offer("mirror", "yummyooo123/www2025-mmctr-data")  # a copy on Kaggle, not the organisers'
-_OFFERS = (_PAGES, _MIRROR)
+_OFFERS = (*_PAGES, _MIRROR)
 _INNER = "microlens/MicroLens_1M_x1"
 _COVER = re.compile(r"\d+\.(jpe?g|png|webp)", re.IGNORECASE)
 

@@ -62,7 +62,7 @@ def add_command(
             Path | None, typer.Option("--cache", help="Folder of checked data [default: data/cache]")
         ] = None,
         dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan with its sizes, and stop")] = False,
-        again: Annotated[bool, typer.Option("--again", help="Download what is here again")] = False,
+        again: Annotated[bool, typer.Option("--again", help="Get again what an earlier download brought")] = False,
         verify: Annotated[bool, typer.Option("--verify", help="Hash all files of unpacked folders too")] = False,
         keep_archives: Annotated[bool, typer.Option("--keep-archives", help="Keep archives once unpacked")] = False,
         accept_changes: Annotated[

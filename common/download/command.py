@@ -9,7 +9,7 @@ from pathlib import Path
 from common.download.fetcher import Choices, Fetcher, summed_up
 from common.download.journal import recover, tidy
 from common.download.net import Net, Say
-from common.download.parts import Part, choose_parts
+from common.download.parts import Offer, Part, choose_parts
 from common.download.plan import PartPlan, Planner, table, total_left
 from common.download.record import Record
 from common.download.source import HUB, Setup
@@ -34,7 +34,7 @@ class Options:
     verify
         Hash the files of unpacked folders that are here, too.
     again
-        Download what is here again.
+        Download again what is here from an earlier download; files of the user's own stay.
     choices
         See `Choices`.
     """
@@ -74,7 +74,10 @@ def download(parts: Sequence[Part], root: Path, options: Options, setup: Setup, 
     chosen = choose_parts(parts, options.only)
     say = setup.say
     if options.dry_run:
-        _show(_plans(chosen, root, options, setup, Record(root)), root, say)
+        plans = _plans(chosen, root, options, setup, Record(root))
+        _show(plans, root, say)
+        if (lacking := summed_up(plans)) is not None:
+            raise lacking
         return
     with disk_errors(root):
         root.mkdir(parents=True, exist_ok=True)
@@ -142,10 +145,11 @@ def moved_pages(parts: Sequence[Part], base: str | None) -> list[Part]:
     if not base.startswith(("http://", "https://")):
         raise ConfigError("not an address", where="--pages", expected="http://... or https://...", got=base)
     address = base if base.endswith("/") else f"{base}/"
-    return [
-        replace(part, offers=tuple(replace(o, address=address) if o.kind == "pages" else o for o in part.offers))
-        for part in parts
-    ]
+
+    def moved(offers: Sequence[Offer]) -> tuple[Offer, ...]:
+        return tuple(dict.fromkeys(replace(o, address=address) if o.kind == "pages" else o for o in offers))
+
+    return [replace(part, offers=moved(part.offers)) for part in parts]
 
 
 def parts_table(parts: Sequence[Part]) -> list[str]:

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 
 from common.download.archives import DamagedArchive
 from common.download.content import check_file
-from common.download.journal import new_of, part_of, take_files, take_folder, tidy
+from common.download.journal import archives_of, new_of, part_of, take_files, take_folder, tidy
 from common.download.manifest import Listed, save_list
 from common.download.meter import size_text
 from common.download.net import Say
@@ -109,7 +109,7 @@ class Fetcher:
     def _archive(self, source: Source, job: Job) -> None:
         """Bring an archive, or all its parts, and unpack it; the folder takes its place when it is whole."""
         target = self.root / job.want.target
-        place = target.with_name(target.name + ".download")
+        place = archives_of(target)
         place.mkdir(parents=True, exist_ok=True)
         paths = [place / PurePosixPath(file.name).name for file in job.files]
         digests = [self._whole(source, file, path) for file, path in zip(job.files, paths, strict=True)]

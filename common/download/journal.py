@@ -21,6 +21,11 @@ def part_of(target: Path) -> Path:
     return target.with_name(target.name + ".part")
 
 
+def archives_of(target: Path) -> Path:
+    """Return where the archives of a folder are while they come."""
+    return target.with_name(target.name + ".download")
+
+
 def new_of(target: Path) -> Path:
     """Return where a folder is while it is made."""
     return target.with_name(f".download-new-{target.name}")
@@ -69,7 +74,9 @@ def recover(root: Path, record: Record) -> list[str]:
 def tidy(target: Path) -> None:
     """Bring back a folder that was moved aside, or remove it where its successor is there."""
     old = old_of(target)
-    if old.is_dir():
+    if old.is_symlink() and target.exists():
+        old.unlink()
+    elif old.is_dir():
         if target.exists():
             shutil.rmtree(old, ignore_errors=True)
         else:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from common.download.journal import part_of
+from common.download.journal import archives_of, part_of
 from common.download.manifest import faults_of, read_list
 from common.download.meter import size_text
 from common.download.net import SourceError
@@ -38,10 +38,13 @@ class Job:
     def left(self, root: Path) -> int:
         """Return the bytes that this takes on the disk beyond what is there, an archive unpacked beside itself."""
         size = sum(size or 0 for size in self.sizes)
-        if self.want.folder:
-            return size * 2 if self.unpacks else size
-        parts = (part_of(root / path) for path in self.want.paths(self.files))
-        return max(0, size - sum(part.stat().st_size for part in parts if part.is_file()))
+        if self.unpacks:
+            place = archives_of(root / self.want.target)
+            came = [path for path in place.iterdir() if path.is_file()] if place.is_dir() else []
+        else:
+            came = [part for path in self.want.paths(self.files) if (part := part_of(root / path)).is_file()]
+        left = max(0, size - sum(path.stat().st_size for path in came))
+        return left + size if self.unpacks else left
 
 
 @dataclass(frozen=True)
@@ -89,8 +92,9 @@ class Planner:
         """Return what one part needs; the sources are asked only when something is missing."""
         made = PartPlan(part, [])
         for want in part.wants:
-            present = [] if self.again else want.present(self.root)
-            if present:
+            present = want.present(self.root)
+            recorded = [self.record.get(path.relative_to(self.root).as_posix()) for path in present]
+            if present and not (self.again and any(recorded)):  # --again is no leave to replace the user's own files
                 made.here += [self._checked(path) for path in present]
             else:
                 made.missing.append(want)
@@ -137,7 +141,7 @@ class Planner:
         name = path.relative_to(self.root).as_posix()
         entry = self.record.get(name)
         if entry is None:
-            return f"{name}: here, not from this command; left as it is"
+            return f"{name}: here, not from this command, left as it is"
         if path.is_file():
             size, digest = path.stat().st_size, file_digest(path)
             if digest != entry.sha256:

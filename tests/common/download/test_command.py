@@ -177,6 +177,8 @@ def test_when_no_source_has_it_each_reason_and_remedy_is_told(web: WebServer, tm
     assert "refuses access (403" in text
     assert "the source does not have it (README.md" in text
     assert text.count("do: ") == 2
+    with pytest.raises(UserError, match=r"2 parts could not|does not have it"):
+        run(parts(web), tmp_path / "dry", dry_run=True)
     assert there(tmp_path) == {f"t/{name}": data for name, data in SHARDS.items()}
 
 
@@ -341,11 +343,37 @@ def test_files_of_the_user_are_left_alone(web: WebServer, tmp_path: Path) -> Non
     (tmp_path / "i" / "pics" / "mine.jpg").write_bytes(b"mine")
     (tmp_path / "t").mkdir()
     (tmp_path / "t" / "lines.jsonl").write_bytes(b"mine too")  # the other name of the rows
-    lines = run(parts(web), tmp_path)
-    assert sum("not from this command; left as it is" in line for line in lines) == 2
+    for again in (False, True):
+        lines = run(parts(web), tmp_path, again=again)
+        assert sum("not from this command, left as it is" in line for line in lines) == 2
     assert there(tmp_path)["t/lines.jsonl"] == b"mine too"
     assert "t/rows.jsonl" not in there(tmp_path)
     assert there(tmp_path)["i/pics/mine.jpg"] == b"mine"
+
+
+def test_a_folder_that_is_a_link_to_another_disk_is_left_or_replaced_but_never_emptied(
+    web: WebServer, tmp_path: Path
+) -> None:
+    elsewhere = tmp_path / "disk"
+    elsewhere.mkdir()
+    (tmp_path / "root" / "i").mkdir(parents=True)
+    (tmp_path / "root" / "i" / "pics").symlink_to(elsewhere)
+    run(parts(web), tmp_path / "root", only="pics")
+    assert tree(tmp_path / "root" / "i") == {f"pics/{name}": data for name, data in INSIDE.items()}
+    assert elsewhere.is_dir()
+    assert not old_of(tmp_path / "root" / "i" / "pics").is_symlink()
+
+
+def test_what_came_already_is_not_counted_again(web: WebServer, tmp_path: Path) -> None:
+    def needed() -> str:
+        line = run(parts(web), tmp_path, only="rows,pics", dry_run=True)[-1]
+        return line.partition("needs ")[2].partition(" on the disk")[0]
+
+    assert needed() == "223 kB"  # 180 kB of rows, twice 22 kB of pictures
+    web.always["/d/rows.jsonl"] = Trouble(cut=100_000)
+    with pytest.raises(SourceError):
+        run(parts(web), tmp_path, only="rows", tries=1)
+    assert needed() == "123 kB"
 
 
 def test_an_announced_move_is_finished_and_one_that_cannot_be_is_withdrawn(web: WebServer, tmp_path: Path) -> None:
