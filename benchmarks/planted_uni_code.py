@@ -80,7 +80,14 @@ def small_config(**changes: Any) -> UniCodeConfig:
     fit = {"epochs": 25, "learning_rate": 2e-3, "weight_decay": 0.0, "clip_norm": 0.5, "figure": "score"}
     fit |= {"schedule": {"type": "constant"}, "evaluate_every": 25, "patience": 25} | changes.pop("fit", {})
     base: dict[str, Any] = {"codes": 12, "dim": 32, "specific_dim": 16, "hidden": 64, "context_dim": 32}
-    base |= {"mi_hidden": 32, "batch_size": 64, "reset_after": 150, "active_within": 50, "validation": 0.0}
+    base |= {
+        "mi_hidden": 32,
+        "mi_learning_rate": 1e-3,
+        "batch_size": 64,
+        "reset_after": 150,
+        "active_within": 50,
+        "validation": 0.0,
+    }
     return UniCodeConfig.model_validate(base | {"fit": fit} | changes)
 
 
@@ -105,7 +112,7 @@ def figures(tokenizer: UniCode, train: World, test: World) -> dict[str, float]:
         probe.fit(tokenizer.embed(past[source]).reshape(-1, tokenizer.config.dim), train.events.ravel())
         for target in codes:
             guess = probe.predict(tokenizer.embed(codes[target]).reshape(-1, tokenizer.config.dim))
-            right[source, target] = float((guess == test.events.ravel()).mean())
+            right[source, target] = float(np.mean(guess == test.events.ravel()))
     uses = [np.bincount(part.ravel(), minlength=tokenizer.config.codes) for part in codes.values()]
     return {
         "transfer": (right["a", "b"] + right["b", "a"]) / 2,

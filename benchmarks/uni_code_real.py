@@ -108,11 +108,14 @@ def read_movies(data: Path, cache: Path, text_model: str) -> Movies:
 
 
 def config(**changes: Any) -> UniCodeConfig:
-    """Return the configuration of these runs: linear encoders, since there are a thousand pairs."""
-    fit = {"epochs": 40, "learning_rate": 1e-3, "weight_decay": 0.01, "clip_norm": 0.5, "figure": "score"}
-    fit |= {"schedule": {"type": "constant"}, "evaluate_every": 2, "patience": 6}
-    base: dict[str, Any] = {"codes": 64, "dim": 64, "specific_dim": 64, "hidden": 128, "depth": 0, "context_dim": 64}
-    base |= {"reset_after": 60, "active_within": 20, "validation": 0.15, "fit": fit}
+    """Return the configuration of these runs: linear encoders and few specific features, for a thousand pairs.
+
+    Chosen on the split of seed 100, which no table holds.
+    """
+    fit = {"epochs": 30, "learning_rate": 1e-3, "weight_decay": 0.01, "clip_norm": 0.5, "figure": "score"}
+    fit |= {"schedule": {"type": "constant"}, "evaluate_every": 30}
+    base: dict[str, Any] = {"codes": 64, "dim": 64, "specific_dim": 8, "depth": 0, "context_dim": 64}
+    base |= {"reset_after": 60, "active_within": 20, "validation": 0.0, "fit": fit}
     return UniCodeConfig.model_validate(base | changes)
 
 

@@ -63,7 +63,12 @@ class UniCodeConfig(Config):
     )
     mi_hidden: int = Field(default=64, ge=1, description="width of CLUB's networks [I]")
     mi_steps: int = Field(default=5, ge=1, description="inner steps of CLUB's networks before each step")
-    mi_learning_rate: float = Field(default=1e-3, gt=0, description="Adam's, of the inner steps [I]")
+    mi_learning_rate: float = Field(
+        default=1e-4,
+        gt=0,
+        description="Adam's, of the inner steps [I]; on few samples a faster network learns them by heart, and its bound "
+        "then drives the features to nowhere",
+    )
     cmcm: bool = Field(default=True, description="code matching")
     cmcm_weight: float = Field(default=0.5, ge=0)
     reset: Reset = Field(
