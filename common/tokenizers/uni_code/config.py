@@ -66,8 +66,8 @@ class UniCodeConfig(Config):
     mi_learning_rate: float = Field(
         default=1e-4,
         gt=0,
-        description="Adam's, of the inner steps [I]; on few samples a faster network learns them by heart, and its bound "
-        "then drives the features to nowhere",
+        description="Adam's, of the inner steps [I]; a faster network learns few samples by heart, and its bound then "
+        "drives features to nowhere",
     )
     cmcm: bool = Field(default=True, description="code matching")
     cmcm_weight: float = Field(default=0.5, ge=0)
