@@ -24,6 +24,7 @@ from common.generative.eager.files import TwoMaps, save_with
 from common.generative.eager.fusion import Asked, answer, score
 from common.generative.eager.network import EagerNetwork, Vectors, width_of
 from common.generative.eager.transfer import replaced
+from common.generative.layers import DecoderCache
 from common.generative.tiger import check_items, recent
 from common.generative.tiger_batches import TigerBatch, TigerBatches
 from common.generative.trie import PrefixTrie
@@ -152,7 +153,7 @@ class Eager(EagerNetwork):
         check_items(batch.items[batch.mask], len(self.id_map))
         batch = recent(batch, self.config.max_items).to(self.device)
         real = memory_mask(batch.mask)
-        starts = {
+        starts: dict[StreamName, DecoderCache] = {
             name: self.stream(name).decoder.start(memory, real, self.stream(name).cross(batch.mask))
             for name, memory in self.memories(batch).items()
         }

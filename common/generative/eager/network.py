@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from common.errors import ConfigError, DataError
 from common.generative.base import GenerativeRetriever
-from common.generative.eager.config import STREAMS, EagerConfig, StreamName
+from common.generative.eager.config import EagerConfig, StreamName
 from common.generative.eager.contrast import GlobalContrast
 from common.generative.eager.encoder import HistoryEncoder, memory_mask
 from common.generative.eager.stream import Stream
@@ -170,15 +170,16 @@ class EagerNetwork(GenerativeRetriever):
 
     def memories(self, batch: TigerBatch) -> dict[StreamName, Tensor]:
         """Return the memory [B, T + 1, D] of the histories for each stream; the same one where it is shared."""
-        found: dict[str, Tensor] = {}
+        found: dict[StreamName, Tensor] = {}
         for group, encoder in self.encoders.items():
-            served = self.config.names if group == "shared" else [name for name in STREAMS if name == group]
+            served: list[StreamName] = [name for name in self.config.names if group in ("shared", name)]
             parts = [self.items[group](batch.items)] if group in self.items else []
             if self.config.history != "items":
                 parts += [self.stream(name).item_vectors(batch.items) for name in served]
-            memory = encoder(torch.stack(parts).sum(0), batch.mask)
-            found |= dict.fromkeys(served, memory)
-        return {name: found[name] for name in self.config.names}
+            memory: Tensor = encoder(torch.stack(parts).sum(0), batch.mask)
+            for name in served:
+                found[name] = memory
+        return found
 
     def contrast_of(self, name: str) -> GlobalContrast:
         """Return a stream's contrastive task."""

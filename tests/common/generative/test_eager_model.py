@@ -29,8 +29,8 @@ OTHER = SemanticIdMap.from_codes(np.random.default_rng(0).integers(0, 3, (N, 2))
 SMALL: dict[str, Any] = {"dim": 16, "heads": 2, "feedforward": 24, "decoder_layers": 2, "dropout": 0.0, "max_items": 6}
 VARIANTS: list[dict[str, Any]] = [
     {},
-    {"history": "items", "encoder": "separate"},
-    {"history": "both", "path_limit": 8},
+    {"history": "items", "encoder": "shared"},
+    {"history": "both", "path_limit": 8, "encoder": "shared"},
     {"attention": "bidirectional", "gct": 0.0, "recon": 0.0, "est": 0.0},
 ]
 RNG = np.random.default_rng(5)
@@ -105,7 +105,8 @@ def test_one_causal_pass_is_every_cut_of_a_sequence() -> None:
     rng = np.random.default_rng(1)
     users = [rng.integers(0, N, length) for length in (2, 5, 13, 4)]
     items, offsets = np.concatenate(users), np.cumsum([0] + [len(u) for u in users])
-    for options in ({"history": "both"}, {"encoder": "separate", "learn_first": True}):
+    variants: list[dict[str, Any]] = [{"history": "both"}, {"encoder": "shared", "learn_first": True}]
+    for options in variants:
         model = eager(max_items=5, **options)
         batches = model.batches(items, offsets, seed=0, batch_size=1000)
         (rows,) = batches.epoch(0)
