@@ -71,8 +71,7 @@ def download(parts: Sequence[Part], root: Path, options: Options, setup: Setup, 
         A part that no source gave, after all others have come; a full disk; an archive that is refused; a file
         that has changed since it first came; data that the track's readers refuse.
     """
-    chosen = choose_parts(parts, options.only)
-    say = setup.say
+    chosen, say = _chosen(parts, options, setup.say), setup.say
     if options.dry_run:
         plans = _plans(chosen, root, options, setup, Record(root))
         _show(plans, root, say)
@@ -93,14 +92,27 @@ def download(parts: Sequence[Part], root: Path, options: Options, setup: Setup, 
         _show(plans, root, say)
         require_space(root, total_left(plans, root), "the download")
         fetcher = Fetcher(root, record, planner, options.choices, say)
-        for plan in plans:
-            fetcher.fetch(plan)
-        fetcher.release()
+        with disk_errors(root):
+            for plan in plans:
+                fetcher.fetch(plan)
+            fetcher.release()
         error = summed_up(plans)
         for line in _checked(root, check, plans, error):
             say(line)
     if error is not None:
         raise error
+
+
+def _chosen(parts: Sequence[Part], options: Options, say: Say) -> list[Part]:
+    """Return the parts to look at; without `--only`, those that `--source` does not offer are left out."""
+    chosen = choose_parts(parts, options.only)
+    if options.only is not None or options.source is None:
+        return chosen
+    offered = [part for part in chosen if any(offer.kind == options.source for offer in part.offers)]
+    for part in chosen if offered else ():
+        if part not in offered:
+            say(f"{part.name}: not offered by {options.source}, left out")
+    return offered or chosen
 
 
 def _planner(root: Path, options: Options, setup: Setup, record: Record) -> Planner:

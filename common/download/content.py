@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Literal
 
-from common.errors import DataError
+from common.download.net import SourceError
 
 HEAD_BYTES = 512
 Kind = Literal["zip", "rar", "tar", "gzip", "bzip2", "xz", "parquet", "html", "other"]
@@ -88,9 +88,9 @@ def fault_of_end(name: str, path: Path) -> str | None:
 
 
 def check_file(name: str, path: Path) -> None:
-    """Raise `DataError` unless the file is what its name says, as far as both ends tell."""
+    """Raise `SourceError` unless the file is what its name says, as far as both ends tell."""
     with path.open("rb") as file:
         fault = fault_of_head(name, file.read(HEAD_BYTES))
     fault = fault or fault_of_end(name, path)
     if fault is not None:
-        raise DataError(fault, where=path, todo="remove it and download again")
+        raise SourceError(fault, where=name, todo="run the same command again, or try another --source")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -13,12 +13,12 @@ from common.download.content import check_file
 from common.download.journal import archives_of, new_of, part_of, take_files, take_folder, tidy
 from common.download.manifest import Listed, save_list
 from common.download.meter import size_text
-from common.download.net import Say
+from common.download.net import Say, SourceError
 from common.download.parts import Found
 from common.download.plan import Choice, Job, PartPlan, Planner, Refused
 from common.download.record import FOLDER, Entry, Record, described, entry
 from common.download.source import Source
-from common.download.transfer import state_path
+from common.download.transfer import discard, state_path
 from common.download.unpack import Limits, unpack
 from common.errors import DataError, UserError
 from common.hashing import file_digest
@@ -55,6 +55,8 @@ class Fetcher:
         """Let the sources remove what they made."""
         for source in self._used.values():
             source.release()
+        for left in (self.root / FOLDER).glob("*.zip"):  # of a run that was killed before it came to this
+            left.unlink()
 
     def fetch(self, plan: PartPlan) -> bool:
         """Download one part, from the next source when one refuses; return whether it is here now."""
@@ -104,7 +106,9 @@ class Fetcher:
         target = self.root / job.want.target
         names = [path.removeprefix(f"{job.want.target}/") for path in job.want.paths(job.files)]
         self._refuse_clash(names, job.files)
-        self._take_folder(job.want.target, source.get_all(job.files, names, new_of(target)), source, None)
+        listed = source.get_all(job.files, names, new_of(target))
+        prune(new_of(target), {file.name for file in listed})
+        self._take_folder(job.want.target, listed, source, None)
 
     def _archive(self, source: Source, job: Job) -> None:
         """Bring an archive, or all its parts, and unpack it; the folder takes its place when it is whole."""
@@ -125,7 +129,7 @@ class Fetcher:
         except DamagedArchive:
             for file, path in zip(job.files, paths, strict=True):
                 if file.sha256 is None:  # with one, it is what the source has
-                    path.unlink()
+                    path.unlink(missing_ok=True)
             raise
         together = digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(digests).encode()).hexdigest()
         self._take_folder(job.want.target, listed, source, together)
@@ -146,7 +150,11 @@ class Fetcher:
                 return digest
             path.replace(part_of(path))
         digest = source.get(file, part_of(path))
-        check_file(path.name, part_of(path))
+        try:
+            check_file(path.name, part_of(path))
+        except SourceError:
+            discard(part_of(path))
+            raise
         self.say(f"{path.name}: {size_text(part_of(path).stat().st_size)}, sha256 {digest[:12]}...")
         return digest
 
@@ -185,6 +193,13 @@ class Fetcher:
             seen[folded] = file.name
 
 
+def prune(folder: Path, names: Collection[str]) -> None:
+    """Remove files that an earlier run left in a folder and that do not belong to it."""
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path.relative_to(folder).as_posix() not in names:
+            path.unlink()
+
+
 def summed_up(plans: Sequence[PartPlan]) -> UserError | None:
     """Return one error for all parts that no source gave, or None; a single refusal is itself."""
     failed = [plan for plan in plans if plan.missing and plan.choice is None]
@@ -199,4 +214,5 @@ def summed_up(plans: Sequence[PartPlan]) -> UserError | None:
         for offer, error in plan.refusals:
             lines.append(f"    {offer.title}: {error.what}" + (f" ({error.got})" if error.got is not None else ""))
             lines += [f"      do: {error.todo}"] if error.todo else []
-    return DataError(f"{len(failed)} parts could not be downloaded:\n" + "\n".join(lines))
+    count = "1 part" if len(failed) == 1 else f"{len(failed)} parts"
+    return DataError(f"{count} could not be downloaded:\n" + "\n".join(lines))

@@ -93,15 +93,17 @@ class KaggleSource(Source):
             shutil.rmtree(inner, ignore_errors=True)
             unpack([got], inner, choose=lambda member: name if PurePosixPath(member).name == name else None)
             got = inner / name
-        check_file(name, got)
         length = got.stat().st_size
-        if size is not None and length != size:
-            raise SourceError(
-                "the file has another length than Kaggle's list says",
-                where=name,
-                expected=f"{size:,} bytes",
-                got=f"{length:,} bytes",
-                todo="run the same command again",
-            )
-        got.replace(part)
-        shutil.rmtree(folder)
+        try:
+            check_file(name, got)
+            if size is not None and length != size:
+                raise SourceError(
+                    "the file has another length than Kaggle's list says",
+                    where=name,
+                    expected=f"{size:,} bytes",
+                    got=f"{length:,} bytes",
+                    todo="run the same command again",
+                )
+            got.replace(part)
+        finally:
+            shutil.rmtree(folder)  # what is wrong is not to be found again

@@ -201,6 +201,11 @@ def test_choices_of_parts(web: WebServer, tmp_path: Path) -> None:
         run(made, tmp_path, only=",")
     with pytest.raises(SourceError, match="not offered by this source"):
         run(made, tmp_path, only="pics", source="mirror")
+    none = [part for part in made if part.name != "rows"]
+    with pytest.raises(SourceError, match="not offered by this source"):
+        run(none, tmp_path, source="mirror")
+    with pytest.raises(UserError, match="no Kaggle credentials"):  # of the rows alone: the others are left out
+        run(made, tmp_path, source="mirror")
     with pytest.raises(ConfigError, match="not an address"):
         moved_pages(made, "ftp://x")
     moved = moved_pages(made, "http://elsewhere/x")
@@ -305,6 +310,7 @@ def test_loose_files_of_a_folder_come_together_and_only_those_that_are_missing(w
     with pytest.raises(SourceError):
         run(parts(web), tmp_path, only="pics")
     assert not (tmp_path / "i" / "pics").exists()
+    (new_of(tmp_path / "i" / "pics") / "stray.jpg").write_bytes(b"of another list")
     web.asked.clear()
     run(parts(web), tmp_path, only="pics")
     assert there(tmp_path) == {f"i/pics/{name}": data for name, data in INSIDE.items()}
