@@ -239,6 +239,7 @@ def submit(
 
     Example: python -m track1_mdr submit submissions/track1-baseline-sample.csv --data data/sample --dry-run
     """
+    from common.kaggle import Kaggle
     from track1_mdr.submit import COMPETITION, submit
 
     with reported(debug):
@@ -253,6 +254,7 @@ def submit(
             seconds=wait,
             agree=lambda: cli.agreed("send it?", yes),
             say=say,
+            kaggle=Kaggle(os.environ),
         )
 
 

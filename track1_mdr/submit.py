@@ -54,7 +54,7 @@ def submit(
     seconds: float,
     agree: Callable[[], bool],
     say: Say,
-    kaggle: Kaggle | None = None,
+    kaggle: Kaggle,
 ) -> None:
     """Validate, show, ask, send, wait for the score, log it; a dry run stops after showing, and asks nobody.
 
@@ -80,7 +80,7 @@ def submit(
             expected="all rows of both tasks: Kaggle takes nothing less, and the try would count",
             todo="run on the whole data (python -m track1_mdr download), or join two tasks with merge",
         )
-    sent = send(what, kaggle or Kaggle(), runs, agree=agree, say=say, again=again, seconds=seconds)
+    sent = send(what, kaggle, runs, agree=agree, say=say, again=again, seconds=seconds)
     if sent is None:
         say("nothing was sent")
         return

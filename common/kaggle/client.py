@@ -6,15 +6,14 @@ A place is a competition's name, or a data set's OWNER/NAME where a method takes
 from __future__ import annotations
 
 import json
-import os
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
 
 from common.errors import DataError, UserError
+from common.kaggle.answers import Status, fields, rows, score_of, status_of
 from common.kaggle.credentials import Credentials, find_credentials
 from common.kaggle.delivery import alone, move_into_place, part_folder, whole_file
 from common.kaggle.errors import RETRIED, RULES_PAGE, KaggleError, explain, kind_of, no_login, short
@@ -22,10 +21,8 @@ from common.kaggle.process import Answer, Watch, run_client
 
 __all__ = ["RULES_PAGE", "Kaggle", "Limits", "RemoteFile", "Submission"]
 
-Status = Literal["pending", "complete", "error"]
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*(/[A-Za-z0-9][A-Za-z0-9_.-]*)?")
 _TRIES = 4
-_FIELDS = ("Submission Ref", "Status", "Error", "Public Score", "Private Score", "Description", "Submission Date")
 
 
 @dataclass(frozen=True)
@@ -67,7 +64,7 @@ class Kaggle:
     Parameters
     ----------
     environ
-        The environment of the client, in which credentials are looked for; None is this process's own.
+        The environment of the client, in which credentials are looked for; `os.environ` as a rule.
     pause
         Sleeps between tries; tests hand in a shorter one.
     stall
@@ -76,12 +73,12 @@ class Kaggle:
 
     def __init__(
         self,
-        environ: Mapping[str, str] | None = None,
+        environ: Mapping[str, str],
         *,
         pause: Callable[[float], None] = time.sleep,
         stall: tuple[float, float] = (120.0, 1000.0),
     ) -> None:
-        self._environ = dict(os.environ if environ is None else environ)
+        self._environ = dict(environ)
         self._pause, self._stall = pause, stall
         self._listed: dict[str, list[RemoteFile]] = {}
 
@@ -102,7 +99,7 @@ class Kaggle:
         while True:
             paging = ["--page-size", "200", *(["--page-token", token] if token else [])]
             answer = self._ask([_group(competition), "files", competition, "--format", "json", *paging], competition)
-            for row in _rows(answer, competition):
+            for row in rows(answer, competition):
                 found.append(RemoteFile(str(row["name"]), int(row["size"])))
             more = re.search(r"^Next Page Token = (\S+)$", answer.out, re.MULTILINE)
             if more is None or more[1] == token:
@@ -206,16 +203,18 @@ class Kaggle:
     def find(self, competition: str, mark: str) -> Submission | None:
         """Return the newest submission (of the last 20) whose description has `mark` in it, or None."""
         answer = self._ask(["competitions", "submissions", competition, "--format", "json"], competition)
-        for row in _rows(answer, competition) if "[" in answer.out else []:
+        for row in rows(answer, competition) if "[" in answer.out else []:
             if mark in str(row.get("description") or ""):
                 sent = Submission(competition, str(row["fileName"]), str(row["description"]), int(row["ref"]))
-                return replace(sent, status=_status(str(row["status"])), public_score=_score(row.get("publicScore")))
+                return replace(
+                    sent, status=status_of(str(row["status"])), public_score=score_of(row.get("publicScore"))
+                )
         return None
 
     def look(self, submission: Submission) -> Submission:
         """Return the submission with its status and score of now."""
         answer = self._ask(["competitions", "submission", str(submission.ref)], submission.competition)
-        told = _fields(answer.out)
+        told = fields(answer.out)
         if "Status" not in told:
             raise KaggleError(
                 "answer",
@@ -224,9 +223,9 @@ class Kaggle:
                 got=short(answer.text),
                 todo="see the submissions page of the competition in a browser",
             )
-        status = _status(told["Status"])
+        status = status_of(told["Status"])
         error = (told.get("Error") or "Kaggle gives no reason") if status == "error" else None
-        return replace(submission, status=status, public_score=_score(told.get("Public Score")), error=error)
+        return replace(submission, status=status, public_score=score_of(told.get("Public Score")), error=error)
 
     def wait(
         self,
@@ -307,48 +306,3 @@ class Kaggle:
 
 def _group(place: str) -> str:
     return "datasets" if "/" in place else "competitions"
-
-
-def _rows(answer: Answer, place: str) -> list[dict[str, Any]]:
-    """Return the JSON list that the client printed, maybe after some other lines."""
-    start = re.search(r"^\[", answer.out, re.MULTILINE)
-    try:
-        rows = json.loads(answer.out[start.start() :]) if start else None
-    except ValueError:
-        rows = None
-    if not isinstance(rows, list):
-        raise KaggleError(
-            "answer",
-            "Kaggle's list cannot be read",
-            where=place,
-            got=short(answer.text),
-            todo="run it again; the pinned client is in requirements.txt",
-        )
-    return rows
-
-
-def _fields(text: str) -> dict[str, str]:
-    """Return label -> value of the client's block about one submission; a value may have several lines."""
-    found: dict[str, str] = {}
-    label: str | None = None
-    for line in text.splitlines():
-        match = re.match(r"([A-Z][A-Za-z ]+?):\s*(.*)$", line)
-        if match and match[1] in _FIELDS and match[1] not in found:
-            label = str(match[1])
-            found[label] = match[2].strip()
-        elif label is not None and line.startswith(" "):
-            found[label] += "\n" + line.strip()
-    return found
-
-
-def _status(text: str) -> Status:
-    """Return the status of "COMPLETE", "SubmissionStatus.ERROR" and the like; what is unknown is pending."""
-    name = text.rpartition(".")[2].strip().lower()
-    return "complete" if name == "complete" else "error" if name == "error" else "pending"
-
-
-def _score(value: object) -> float | None:
-    try:
-        return float(str(value))
-    except ValueError:
-        return None

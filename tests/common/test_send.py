@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from common import submissions
 from common.errors import SubmissionError, UserError
 from common.hashing import file_digest
 from common.kaggle import KaggleError
@@ -23,6 +22,7 @@ from common.submission.codabench import steps
 from common.submission.mdr import read_submission
 from common.submission.send import Outgoing, outgoing, refresh, send
 from common.submission.send_log import Attempt, LocalScore, append, attempts, gap, local_score, public_value
+from common.submissions import __main__ as submissions
 from tests.common.sending import FolderKaggle, deliver, network, rankings
 from tests.common.test_atomic import leftovers
 

@@ -9,9 +9,9 @@ import pytest
 from typer.testing import CliRunner, Result
 
 import track2_mmctr.__main__ as cli
-from common import submissions
 from common.submission.mmctr import read_submission, write_submission
 from common.submission.send_log import attempts
+from common.submissions import __main__ as submissions
 from tests.track2.ctr_files import Planted, write_layout
 
 

@@ -146,7 +146,9 @@ def test_a_download_that_stands_still_is_ended_and_resumed(server: KaggleServer,
 def test_a_killed_download_leaves_no_file_and_is_done_again(server: KaggleServer, tmp_path: Path) -> None:
     environ = PATH | server.environ(tmp_path / "home")
     server.delivery = Delivery(drip=(200_000, 0.3))
-    code = "import sys, pathlib, common.kaggle as k; k.Kaggle().download('slug', pathlib.Path(sys.argv[1]))"
+    code = (
+        "import os, sys, pathlib, common.kaggle as k\nk.Kaggle(os.environ).download('slug', pathlib.Path(sys.argv[1]))"
+    )
     command = [sys.executable, "-c", code, str(tmp_path / "to")]
     mine = subprocess.Popen(command, cwd=ROOT, env=environ, start_new_session=True)
     for _ in range(600):

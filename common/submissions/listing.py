@@ -1,44 +1,17 @@
-"""The command line of what was sent: `python -m common.submissions list`."""
+"""What the list of submissions holds, and the note of a score that was read in the browser."""
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import typer
-
-from common import cli
 from common.errors import UserError
 from common.experiment import read_log
 from common.hashing import file_digest
 from common.submission import send_log
 from common.submission.send_log import Attempt, LocalScore
-
-ROOT = Path(__file__).resolve().parents[1]
-app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    help="Submissions of both tracks: local and public scores, and the gap between them.",
-)
-RunsOption = Annotated[Path | None, typer.Option("--runs", help="Folder of the run log [default: runs/]")]
-DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error")]
-
-
-def typed(text: str) -> str:
-    """Return text in which commands can be typed as they stand, with paths under the working directory cut short."""
-    for module in ("track1_mdr", "track2_mmctr"):
-        text = cli.typed(text, module, os.environ, Path.cwd())
-    return text
-
-
-def say(line: str) -> None:
-    """Print one line of a command's report."""
-    typer.echo(typed(line))
 
 
 def rows(runs: Path) -> list[dict[str, Any]]:
@@ -85,32 +58,9 @@ def _sent_row(attempt: Attempt) -> dict[str, Any]:
     }
 
 
-@app.command("list")
-def show(
-    runs: RunsOption = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list")] = False,
-    debug: DebugOption = False,
-) -> None:
-    """List all files that runs made or that were sent: local score, public score, their gap, the file's hash.
-
-    Example: python -m common.submissions list
-    """
-    with cli.reported(debug, typed):
-        found = rows(runs or ROOT / "runs")
-        if as_json:
-            typer.echo(json.dumps(found, indent=1, ensure_ascii=False))
-            return
-        if not found:
-            say("no run has left a submission yet; next: python -m track1_mdr run --help")
-            return
-        for line in _lines(found):
-            say(line)
-        say("gap = public - local, Track 1 in points; a local score of one task alone has none; whole hashes: --json")
-
-
-def _lines(found: list[dict[str, Any]]) -> list[str]:
+def lines(found: list[dict[str, Any]]) -> list[str]:
     """Return a row's figures, then its file, hash and run on lines of their own: no terminal cuts them."""
-    lines = [
+    shown = [
         f"{'made or sent':<16}  {'track':<6}  {'state':<8}  {'local':>7}  {'public':>7}  {'gap':>7}  local score of"
     ]
     for row in found:
@@ -121,40 +71,19 @@ def _lines(found: list[dict[str, Any]]) -> list[str]:
             difference = f"{row['gap']:+.{digits}f}"
         stamp, state = str(row["time"])[:16].replace("T", " "), row["state"].replace("_", " ")
         columns = f"{stamp:<16}  {row['track']:<6}  {state:<8}  {local:>7}  {public:>7}  {difference:>7}"
-        lines.append(f"{columns}  {row['local_is'] or ''}".rstrip())
-        lines.append(f"  {row['file']}")
-        lines.append(f"  sha256 {row['sha256'][:12]}, {row['run'] or 'no run of the log'}")
+        shown.append(f"{columns}  {row['local_is'] or ''}".rstrip())
+        shown.append(f"  {row['file']}")
+        shown.append(f"  sha256 {row['sha256'][:12]}, {row['run'] or 'no run of the log'}")
         if row["error"]:
-            lines.append(f"  {row['error']}")
-    return lines
+            shown.append(f"  {row['error']}")
+    return shown
 
 
-@app.command()
-def record(
-    file: Annotated[str, typer.Argument(help="A submission file, the start of its SHA-256, or a run's name")],
-    public: Annotated[float, typer.Option("--public", help="The score on the leaderboard")],
-    runs: RunsOption = None,
-    debug: DebugOption = False,
-) -> None:
-    """Note the public score of a file that was uploaded in the browser (Codabench, or Kaggle's own page).
-
-    Example: python -m common.submissions record submissions/track2-baseline.zip --public 0.9123
-    """
-    with cli.reported(debug, typed):
-        folder = runs or ROOT / "runs"
-        attempt = _recorded(folder, file, public)
-        send_log.append(folder, attempt)
-        difference = send_log.gap(attempt)
-        told = "" if difference is None else f", local {attempt.local}, gap {difference:+.4f}"
-        say(f"noted: {attempt.file}, sha256 {attempt.sha256[:12]}, public {public:g}{told}")
-        say("next: python -m common.submissions list")
-
-
-def _recorded(runs: Path, name: str, public: float) -> Attempt:
+def recorded(runs: Path, name: str, public: float) -> Attempt:
     """Return the attempt to log: the last one with the file's bytes, else one of its own."""
     path = Path(name)
     sha = file_digest(path) if path.is_file() else str(send_log.choose(runs, name)["submission"]["sha256"])
-    scored = replace_score(send_log.attempts(runs), sha, public)
+    scored = _scored(send_log.attempts(runs), sha, public)
     if scored is not None:
         return scored
     run = send_log.find_run(runs, sha)
@@ -180,30 +109,7 @@ def _recorded(runs: Path, name: str, public: float) -> Attempt:
     )
 
 
-def replace_score(sent: list[Attempt], sha256: str, public: float) -> Attempt | None:
+def _scored(sent: list[Attempt], sha256: str, public: float) -> Attempt | None:
     """Return the last attempt with these bytes, scored; None where there is none."""
     same = [attempt for attempt in sent if attempt.sha256 == sha256]
     return replace(same[-1], state="complete", public_score=public, error=None) if same else None
-
-
-@app.command()
-def refresh(runs: RunsOption = None, debug: DebugOption = False) -> None:
-    """Ask Kaggle for the scores that were not known when `submit` ended.
-
-    Example: python -m common.submissions refresh
-    """
-    from common.kaggle import Kaggle
-    from common.submission.send import refresh as ask
-
-    with cli.reported(debug, typed):
-        news = ask(runs or ROOT / "runs", Kaggle(), say)
-        say("no news" if not news else "next: python -m common.submissions list")
-
-
-def main() -> None:
-    """Run the command line."""
-    cli.main(app)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,1 @@
+"""The list of what was made and sent: `python -m common.submissions`."""
