@@ -1,5 +1,6 @@
 """Sending a file: once, logged at each step, whatever fails or is killed on the way."""
 
+import io
 import json
 import os
 import random
@@ -14,7 +15,8 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from common.errors import SubmissionError, UserError
+from common import cli
+from common.errors import ConfigError, SubmissionError, UserError
 from common.hashing import file_digest
 from common.kaggle import KaggleError
 from common.submission import send_log
@@ -84,6 +86,20 @@ def test_an_accepted_file_is_logged_with_both_scores(runs: Path, kaggle: FolderK
 def test_nothing_is_sent_or_logged_without_a_yes(runs: Path, kaggle: FolderKaggle) -> None:
     assert go(runs, kaggle, agree=lambda: False) is None
     assert states(runs) == [] and kaggle.all() == []
+
+
+@pytest.mark.parametrize(("answer", "agreed"), [("y", True), ("n", False), ("", False)])
+def test_a_user_at_a_terminal_is_asked(answer: str, agreed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setattr(sys, "stdin", Terminal(f"{answer}\n"))
+    assert cli.agreed("send it?", yes=False) is agreed
+    monkeypatch.setattr(sys, "stdin", io.StringIO("y\n"))  # a file or pipe is nobody
+    with pytest.raises(ConfigError, match="nobody is there"):
+        cli.agreed("send it?", yes=False)
+    assert cli.agreed("send it?", yes=True)
 
 
 def test_the_same_bytes_are_not_sent_twice_unless_asked_for(runs: Path, kaggle: FolderKaggle) -> None:
