@@ -39,7 +39,7 @@ EARLY = {0: "R@10, stage 1", 1: "R@10, stage 2"}
 KEPT = {0: "title, stage 1", 1: "title, stage 2"}
 FIGURES = (EARLY[0], EARLY[1], RECALL, KEPT[0], KEPT[1], TITLE, ID, WORDS, TASTE, OTHER, *NEAREST.values())
 SCRATCH = {"dim": 32, "layers": 2, "heads": 4, "feedforward": 64, "context": 128, "vocabulary": 600}
-EPOCHS, RATE, BATCH = 40, 8e-3, 120
+EPOCHS, BATCH, RATE = 40, 120, 8e-3
 CONFIG: dict[str, Any] = {
     "lm": {"scratch": SCRATCH},
     "max_items": 8,
