@@ -24,6 +24,8 @@ from common.errors import DataError
 
 MemberKind = Literal["file", "folder", "link", "other"]
 BLOCK = 1 << 20
+PADDING = 1 << 24
+"""Most bytes behind the end of a tar; writers fill up some thousands."""
 _NUMBER = re.compile(r"\.(\d{2,4})$")
 INSTALL = "apt install libarchive13 (Debian, Ubuntu), brew install libarchive (macOS), conda install libarchive"
 
@@ -219,6 +221,16 @@ class _Tar(Archive):
             for info in opened:
                 file = opened.extractfile(info) if info.isreg() and not info.issparse() else None
                 yield _tar_member(info), iter(()) if file is None else _blocks(file)
+            _drain(opened)
+
+
+def _drain(opened: tarfile.TarFile) -> None:
+    """Read what is behind a tar's end: there the compression has its checksum, which is looked at only then."""
+    left = PADDING
+    while opened.fileobj is not None and (data := opened.fileobj.read(BLOCK)):
+        left -= len(data)
+        if left < 0:
+            raise tarfile.ReadError("there is much behind its end")
 
 
 def _tar_member(info: tarfile.TarInfo) -> Member:

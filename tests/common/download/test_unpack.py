@@ -1,5 +1,6 @@
 """Unpacking archives: what is in them comes out, nothing of them gets outside, whatever they say."""
 
+import gzip
 import hashlib
 import io
 import tarfile
@@ -12,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from common.download import space
-from common.download.archives import DamagedArchive, JoinedFile
+from common.download.archives import PADDING, DamagedArchive, JoinedFile
 from common.download.unpack import Limits, unpack
 from common.errors import DataError
 from tests.common.download.archive_files import picture_members, rar_bytes, split_bytes, tar_bytes, tree, zip_bytes
@@ -181,6 +182,19 @@ def test_a_zip_that_lies_about_a_size_is_refused(tmp_path: Path) -> None:
         assert wrong != data
         with pytest.raises(DataError):
             unpack([written(tmp_path, "a.zip", wrong)], tmp_path / f"out{size}")
+
+
+def test_the_checksum_behind_a_tar_is_looked_at(tmp_path: Path) -> None:
+    """The first 1,000 bytes are stored as they are: a wrong one of them is seen by the checksum at the end alone."""
+    plain = tar_bytes([("one.jpg", bytes(range(256)) * 4)], mode="w")
+    packed = bytearray(gzip.compress(plain, compresslevel=0))
+    packed[packed.index(bytes(range(256))) + 5] ^= 1
+    with pytest.raises(DamagedArchive, match="CRC"):
+        unpack([written(tmp_path, "a.tar.gz", bytes(packed))], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    bomb = written(tmp_path, "b.tar.gz", gzip.compress(plain + bytes(PADDING + 1)))
+    with pytest.raises(DamagedArchive, match="much behind its end"):
+        unpack([bomb], tmp_path / "out")
 
 
 def test_a_rar_that_is_cut_between_files_is_damaged(tmp_path: Path) -> None:
