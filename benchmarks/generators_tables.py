@@ -23,12 +23,16 @@ def by_arm(rows: Sequence[Row]) -> dict[str, list[Row]]:
 
 
 def figure_lines(rows: Sequence[Row]) -> Iterator[str]:
-    """Yield the table of arms: mean of the seeds, standard error over users in brackets, ± deviation over seeds."""
+    """Yield the table of arms: mean of the seeds, standard error over users in brackets, ± deviation over seeds.
+
+    CPU minutes are of all that the arm made (IDs, tokenizer, model) in one command; where its training went on from an
+    earlier command, of the training alone.
+    """
     yield "| arm | " + " | ".join(COLUMNS) + " | training, CPU min | epochs | stopped | asking, ms of CPU a user |"
     yield "|---" * 9 + "|"
     for arm, group in by_arm(rows).items():
         cells = [cell([r["figures"][c] for r in group], [r["standard_errors"][c] for r in group]) for c in COLUMNS]
-        took = [r["train_cpu_seconds"] / 60 for r in group if r["training"]]
+        took = [max(r["train_cpu_seconds"], r.get("making_cpu_seconds", 0)) / 60 for r in group if r["training"]]
         asking = np.mean([1000 * r["evaluate_cpu_seconds"] / r["users"] for r in group])
         epochs, stopped = (sorted({str(r["training"].get(k, "-")) for r in group}) for k in ("epochs", "stopped"))
         trained = f"{np.mean(took):.1f}" if took else "-"

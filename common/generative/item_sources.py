@@ -188,11 +188,3 @@ def _own_randomness() -> Iterator[None]:
 
     with torch.random.fork_rng():
         yield
-
-
-def behaviour_seconds(run: Prepared) -> float:
-    """Return the CPU seconds that the run's own behaviour ranker took to train; 0 where it trained none."""
-    import json
-
-    path = run.out / "behaviour" / "curve.json"
-    return float(json.loads(path.read_text(encoding="utf-8"))["cpu_seconds"]) if path.is_file() else 0.0

@@ -1,6 +1,5 @@
 """What a run knows of its items: which source is taken, what is told, what is refused."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -139,11 +138,3 @@ def test_behaviour_of_other_data_or_of_nothing_is_refused(tmp_path: Path) -> Non
     run, _ = run_of(tmp_path / "d", toy(), behaviour={"source": str(tmp_path / "none.parquet")})
     with pytest.raises(DataError, match="no item vectors here"):
         behaviour_vectors(run)
-
-
-def test_the_time_of_the_ranker_is_known(tmp_path: Path) -> None:
-    run, _ = run_of(tmp_path, toy())
-    assert item_sources.behaviour_seconds(run) == 0
-    (tmp_path / "behaviour").mkdir()
-    (tmp_path / "behaviour" / "curve.json").write_text(json.dumps({"cpu_seconds": 2.5}))
-    assert item_sources.behaviour_seconds(run) == 2.5
