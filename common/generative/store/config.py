@@ -31,6 +31,7 @@ class DenseFitConfig(FitConfig):
     """How the dense tokenizer is trained; `accuracy` is the share of text tokens copied from slots alone."""
 
     epochs: int = Field(default=30, ge=1)
+    learning_rate: float = Field(default=2e-3, gt=0)
     schedule: ScheduleConfig = ScheduleConfig(type="cosine", warmup_steps=100)
     evaluate_every: int = Field(default=2, ge=1)
     figure: str = "accuracy"
@@ -93,4 +94,4 @@ class StoreConfig(Config):
     instructions: bool = Field(default=True, description="word each task beside its own token")
     max_items: int = Field(default=20, ge=1, description="items of a history of IDs, the most recent ones that fit")
     max_text: int = Field(default=32, ge=1, description="tokens of an item's text")
-    max_longer: int = Field(default=64, ge=1, description="tokens of longer texts and of categories")
+    max_longer: int = Field(default=32, ge=1, description="tokens of longer texts and of categories")
