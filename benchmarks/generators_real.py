@@ -197,24 +197,27 @@ def read_results(path: Path | None) -> list[Row]:
 def run_all(
     names: Sequence[str], arms: dict[str, Arm], settings: Settings, seeds: Iterable[int], results: Path | None
 ) -> list[Row]:
-    """Run the arms that the results lack; return the lines of all. The ranker that arms share comes before them."""
+    """Run the arms that the results lack; return the lines of all.
+
+    The ranker that arms share comes before them, and is trained again where the work folder lacks it.
+    """
     done = read_results(results)
     found: list[Row] = []
     for seed in seeds:
         key = settings.key(seed)
-        wanted = list(names)
-        if any(arms[name].ranker for name in names):
-            wanted = ["sasrec", *(name for name in names if name != "sasrec")]
-        for name in wanted:
-            row = next((one for one in done if all(one.get(k) == v for k, v in {"arm": name, **key}.items())), None)
-            if row is None:
-                row = run_arm(name, arms[name], settings, seed)
-                if results is not None:
-                    append_line(results, json.dumps(row))
-                told = ", ".join(f"{figure} {value:.4f}" for figure, value in row["figures"].items())
-                typer.echo(f"[{name}] test: {told}")
-            if name in names:
-                found.append(row)
+        lines = {one["arm"]: one for one in reversed(done) if all(one.get(k) == v for k, v in key.items())}
+        missing = [name for name in names if name not in lines]
+        ranker = any(arms[name].ranker for name in missing)
+        if ranker and "sasrec" not in missing and not (settings.folder("sasrec", seed) / "model").is_dir():
+            missing.append("sasrec")
+        for name in sorted(missing, key=lambda one: one != "sasrec"):
+            row = run_arm(name, arms[name], settings, seed)
+            told = ", ".join(f"{figure} {value:.4f}" for figure, value in row["figures"].items())
+            typer.echo(f"[{name}] test: {told}")
+            if name not in lines and results is not None:
+                append_line(results, json.dumps(row))
+            lines.setdefault(name, row)
+        found += [lines[name] for name in names]
     return found
 
 

@@ -93,8 +93,17 @@ def test_arms_that_share_a_ranker_train_it_first(tmp_path: Path, monkeypatch: py
         return {"arm": name, **settings.key(seed), "figures": {"Recall@10": 0.5}}
 
     monkeypatch.setattr("benchmarks.generators_real.run_arm", run)
-    rows = run_all(["eager"], BEAUTY, settings_of(tmp_path), [3], None)
+    settings, results = settings_of(tmp_path), tmp_path / "results.jsonl"
+    rows = run_all(["eager"], BEAUTY, settings, [3], results)
     assert ran == ["sasrec 3", "eager 3"] and [row["arm"] for row in rows] == ["eager"]
+    run_all(["eager", "popularity"], BEAUTY, settings, [3], results)  # the ranker is for arms that are to be run
+    assert ran[2:] == ["popularity 3"]
+    run_all(["tiger", "eager one list", "eager no GCT"], BEAUTY, settings, [3], results)  # its folder is not there
+    assert ran[3:] == ["sasrec 3", "tiger 3", "eager one list 3", "eager no GCT 3"]
+    (settings.folder("sasrec", 3) / "model").mkdir(parents=True)
+    run_all(["eager no STT"], BEAUTY, settings, [3], results)
+    assert ran[7:] == ["eager no STT 3"]
+    assert [json.loads(line)["arm"] for line in results.read_text().splitlines()].count("sasrec") == 1
 
 
 def test_paired_differences_are_those_of_a_loop_over_users() -> None:
