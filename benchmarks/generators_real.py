@@ -158,7 +158,8 @@ def run_arm(name: str, arm: Arm, settings: Settings, seed: int) -> Row:
 
     torch.set_num_threads(settings.threads)
     shared = [f"behaviour.source={settings.folder('sasrec', seed)}"] if arm.ranker else []
-    base = [f"train.max_seconds={60 * settings.minutes}", f"seed={seed}", f"name={name}", *shared, *settings.recipe]
+    limits = [f"{one}.max_seconds={60 * settings.minutes}" for one in ("train", "store.dense.train")]
+    base = [*limits, f"seed={seed}", f"name={name}", *shared, *settings.recipe]
     base.append(f"texts.cache={settings.work / 'texts'}")
     config = load_config(RunConfig, arm.model, CONFIG_FOLDER, [*base, *arm.changes, *settings.overrides])
     folder = settings.folder(name, seed)

@@ -71,6 +71,8 @@ def run_key(config: RunConfig, data: Sequences) -> dict[str, Any]:
     key["train"].pop("max_seconds")
     if "behaviour" in key:
         key["behaviour"]["train"].pop("max_seconds")
+    if "store" in key:
+        key["store"]["dense"]["train"].pop("max_seconds")
     if "texts" in key:  # texts are read by these models only
         key["texts"] = {name: key["texts"][name] for name in ("encoder", "max_tokens")}
         key["texts"]["data"] = digest(*(data.texts or ()))

@@ -85,6 +85,7 @@ def test_the_key_holds_the_models_own_sections_and_the_texts_where_they_are_read
     longer = config("eager", behaviour={"train": {"max_seconds": 5}}, texts={"threads": 1, "cache": "elsewhere"})
     assert run_key(longer, data) == keys["eager"]  # neither time nor place makes another model
     assert run_key(config("eager", texts={"max_tokens": 9}), data) != keys["eager"]
+    assert run_key(config("store", store={"dense": {"train": {"max_seconds": 5}}}), data) == keys["store"]
 
 
 @pytest.mark.parametrize("model", ["tiger", "sasrec"])
