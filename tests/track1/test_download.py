@@ -23,6 +23,7 @@ from track1_mdr.__main__ import app
 from track1_mdr.download import PARTS, check
 
 MMDOCIR, M2KR, EVALUATION = "MMDocIR/MMDocIR-Challenge", "Jingbiao/M2KR-Challenge", "MMDocIR/MMDocIR_Evaluation_Dataset"
+TRAINING = "MMDocIR/MMDocIR_Train_Dataset"
 CONTEST = "multimodal-document-retrieval-challenge"
 TOKEN = "hf_S3cretS3cretS3cret"  # noqa: S105, a dummy
 Download = Callable[..., Result]
@@ -41,6 +42,17 @@ def page_table(questions: bytes, *, lose: int = 0) -> bytes:
         "ocr_text": ["words"] * len(rows),
         "vlm_text": ["more words"] * len(rows),
     }
+    buffer = io.BytesIO()
+    pq.write_table(pa.table(table), buffer)
+    return buffer.getvalue()
+
+
+def layout_table(questions: bytes) -> bytes:
+    """Return a layout table with one block on the first page of each document."""
+    names = sorted({json.loads(line)["doc_name"] for line in questions.splitlines()})
+    texts = {name: ["words"] * len(names) for name in ("text", "ocr_text", "vlm_text")}
+    boxes = {"bbox": [[0.0, 0.0, 5.0, 5.0]] * len(names), "page_size": [[10.0, 10.0]] * len(names)}
+    table = {"doc_name": names, "type": ["text"] * len(names), "page_id": [0] * len(names), **texts, **boxes}
     buffer = io.BytesIO()
     pq.write_table(pa.table(table), buffer)
     return buffer.getvalue()
@@ -71,8 +83,10 @@ def repositories(sample: Path) -> dict[str, dict[str, bytes]]:
         M2KR: {**m2kr, "query_images.zip": zipped(sample / "m2kr" / "query_images"), "README.md": b"#"},
         EVALUATION: {
             "MMDocIR_annotations.jsonl": (sample / "mmdocir" / "MMDocIR_annotations.jsonl").read_bytes(),
+            "MMDocIR_layouts.parquet": layout_table(questions),
             "doc_miscellaneous/doc_pdfs.rar": rar_bytes([(f"doc_pdfs/{p.name}", p.read_bytes()) for p in pdfs]),
         },
+        TRAINING: {"data/train-0.parquet": page_table(questions), "train.jsonl": questions, "README.md": b"#"},
     }
 
 
@@ -122,11 +136,17 @@ def test_all_parts_come_from_the_hub_are_read_and_summed_up(
     assert len(hub.asked) == asked  # nobody was asked
 
 
-def test_pdfs_come_as_a_rar(download: Download, root: Path, tmp_path: Path) -> None:
-    done = download("--only", "questions,pdfs")
+def test_the_other_parts_come_too(
+    download: Download, repos: dict[str, dict[str, bytes]], root: Path, tmp_path: Path
+) -> None:
+    done = download("--only", "mmdocir,training")
     assert done.exit_code == 0, done.output
     assert tree(tmp_path / "data" / "mmdocir" / "pdfs") == tree(root / "data" / "sample" / "mmdocir" / "pdfs")
+    assert tree(tmp_path / "data" / "mmdocir_train") == {
+        name: data for name, data in repos[TRAINING].items() if name != "README.md"
+    }
     assert "mmdocir: 6 PDFs" in done.output
+    assert "mmdocir: 6 layout blocks" in done.output
 
 
 def test_kaggle_comes_first_and_the_hub_when_its_rules_are_not_accepted(
