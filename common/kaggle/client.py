@@ -98,7 +98,8 @@ class Kaggle:
         token: str | None = None
         while True:
             paging = ["--page-size", "200", *(["--page-token", token] if token else [])]
-            answer = self._ask([_group(competition), "files", competition, "--format", "json", *paging], competition)
+            command = [_group(competition), "files", competition, "--format", "json", *paging]
+            answer = self._ask(command, competition, "list its files")
             for row in rows(answer, competition):
                 found.append(RemoteFile(str(row["name"]), int(row["size"])))
             more = re.search(r"^Next Page Token = (\S+)$", answer.out, re.MULTILINE)
@@ -158,7 +159,8 @@ class Kaggle:
     def limits(self, competition: str) -> Limits | None:
         """Return today's allowance; None where Kaggle does not tell."""
         try:
-            answer = self._ask(["competitions", "submission-limits", competition, "--json"], competition)
+            command = ["competitions", "submission-limits", competition, "--json"]
+            answer = self._ask(command, competition, "tell today's allowance")
             values = json.loads(answer.out[answer.out.index("{") :])
         except KaggleError as error:
             if error.kind == "absent":
@@ -202,7 +204,8 @@ class Kaggle:
 
     def find(self, competition: str, mark: str) -> Submission | None:
         """Return the newest submission (of the last 20) whose description has `mark` in it, or None."""
-        answer = self._ask(["competitions", "submissions", competition, "--format", "json"], competition)
+        command = ["competitions", "submissions", competition, "--format", "json"]
+        answer = self._ask(command, competition, "list the submissions")
         for row in rows(answer, competition) if "[" in answer.out else []:
             if mark in str(row.get("description") or ""):
                 sent = Submission(competition, str(row["fileName"]), str(row["description"]), int(row["ref"]))
@@ -213,7 +216,8 @@ class Kaggle:
 
     def look(self, submission: Submission) -> Submission:
         """Return the submission with its status and score of now."""
-        answer = self._ask(["competitions", "submission", str(submission.ref)], submission.competition)
+        command = ["competitions", "submission", str(submission.ref)]
+        answer = self._ask(command, submission.competition, "tell the state of the submission")
         told = fields(answer.out)
         if "Status" not in told:
             raise KaggleError(
@@ -264,7 +268,7 @@ class Kaggle:
         self,
         command: Sequence[str],
         place: str,
-        doing: str = "answer",
+        doing: str,
         *,
         limit: float | None = 180.0,
         tries: int = _TRIES,
