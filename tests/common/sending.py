@@ -91,11 +91,9 @@ def rankings(version: int) -> dict[str, list[str]]:
     return {question: [str((version >> row & 1) + i) for i in range(5)] for row, question in enumerate(PAGES)}
 
 
-def work(version: int, folder: Path, rest: float = 0.0) -> None:
-    """Write a version of the file, and send it."""
-    file = folder / "mine.csv"
-    write_submission(file, rankings(version), EXPECTED)
-    deliver(folder, rest)
+def write(version: int, folder: Path) -> None:
+    """Write a version of the file."""
+    write_submission(folder / "mine.csv", rankings(version), EXPECTED)
 
 
 def deliver(folder: Path, rest: float = 0.0) -> None:
@@ -105,14 +103,22 @@ def deliver(folder: Path, rest: float = 0.0) -> None:
 
 
 def main() -> None:
-    """Fork a worker for each version number on standard input; say its process number, then how it ended."""
+    """Fork a worker for each version number on standard input; say its process number, then how it ended.
+
+    A worker writes the file and sends it; of an odd version it only sends it, so that more kills hit that.
+    """
     folder = Path(sys.argv[1])
     while line := sys.stdin.readline():
+        version = int(line)
+        if version % 2:
+            write(version, folder)
         child = os.fork()
         if child == 0:
             code = 1
             try:
-                work(int(line), folder, rest=0.002)
+                if version % 2 == 0:
+                    write(version, folder)
+                deliver(folder, rest=0.003)
                 code = 0
             finally:
                 os._exit(code)
