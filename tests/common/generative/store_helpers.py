@@ -12,6 +12,7 @@ from common.generative.store.config import StoreConfig
 from common.generative.store.dense import DenseTokenizer
 from common.generative.store.items import StoreItems
 from common.generative.store.model import Store
+from common.generative.store.tokens import TASKS
 from common.planted import ClusterChain
 from common.tokenizers.semantic_ids import SemanticIdMap
 
@@ -30,7 +31,7 @@ def config(**changes: Any) -> StoreConfig:
         "lm": {"scratch": {"dim": 16, "layers": 2, "heads": 2, "feedforward": 32, "context": 64, "vocabulary": 400}},
         "dense": {"slots": 2, "batch_size": 4, "train": FIT},
         "codes": {"size": 3, "components": 4},
-        "tasks": {"text_share": 0.5, "text_items": 2},
+        "tasks": dict.fromkeys(TASKS, 1) | {"text_share": 0.5, "text_items": 2},
         "instructions": False,
         "max_items": 4,
         "max_text": 8,
