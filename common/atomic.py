@@ -96,12 +96,18 @@ def write_text(path: Path | str, text: str) -> None:
 
 
 def append_line(path: Path | str, line: str) -> None:
-    """Append one line to a log: a single `write` on a file opened for appending, flushed to disk."""
+    """Append one line to a log: a single `write` on a file opened for appending, flushed to disk.
+
+    A line that a crash or a full disk left unfinished is closed first: it must not swallow the new one.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
     try:
         data = (line.rstrip("\n") + "\n").encode("utf-8")
+        size = os.fstat(handle).st_size
+        if size and os.pread(handle, 1, size - 1) != b"\n":
+            data = b"\n" + data
         written = os.write(handle, data)
         if written != len(data):  # a disk that fills up takes a part and says so only in the count
             raise OSError(errno.ENOSPC, "the log line was written in part", str(path))

@@ -67,19 +67,8 @@ def now() -> str:
 
 
 def append(runs: Path, attempt: Attempt) -> None:
-    """Append the attempt's state to the log; a line that an earlier crash left unfinished is closed first."""
-    path = runs / "log.jsonl"
-    row = {"event": EVENT} | asdict(attempt)
-    text = json.dumps(row, ensure_ascii=False)
-    append_line(path, text if _ends_a_line(path) else f"\n{text}")
-
-
-def _ends_a_line(path: Path) -> bool:
-    if not path.is_file() or path.stat().st_size == 0:
-        return True
-    with path.open("rb") as file:
-        file.seek(-1, 2)
-        return file.read(1) == b"\n"
+    """Append the attempt's state to the log."""
+    append_line(runs / "log.jsonl", json.dumps({"event": EVENT} | asdict(attempt), ensure_ascii=False))
 
 
 def attempts(runs: Path) -> list[Attempt]:

@@ -139,6 +139,14 @@ def test_append_line_adds_whole_lines(tmp_path: Path) -> None:
     assert path.read_text(encoding="utf-8") == "a\nb\né\n"
 
 
+def test_a_line_that_was_left_unfinished_does_not_swallow_the_next(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    path.write_bytes(b"whole\nhal")
+    append_line(path, "next")
+    append_line(path, "last")
+    assert path.read_bytes() == b"whole\nhal\nnext\nlast\n"
+
+
 def test_parallel_appends_do_not_mix(tmp_path: Path) -> None:
     path = tmp_path / "log"
     code = (

@@ -172,9 +172,7 @@ class _Answers:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._known: dict[str, float] = {}
-        data = path.read_bytes() if path.exists() else b""
-        self._unfinished = bool(data) and not data.endswith(b"\n")
-        for line in data.splitlines():
+        for line in (path.read_bytes() if path.exists() else b"").splitlines():
             try:
                 entry = json.loads(line)
                 key, value = entry["key"], float(entry["yes"])
@@ -193,9 +191,7 @@ class _Answers:
             return
         self._known |= answers
         lines = [json.dumps({"key": key, "yes": value}) for key, value in answers.items()]
-        # After a torn line, start a new one, so that the first answer is not glued to it.
-        append_line(self._path, ("\n" if self._unfinished else "") + "\n".join(lines))
-        self._unfinished = False
+        append_line(self._path, "\n".join(lines))
 
 
 def _batches(pairs: Sequence[_Pair], size: int) -> Iterator[list[_Pair]]:

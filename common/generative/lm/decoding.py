@@ -55,7 +55,7 @@ class Decoding:
     def _read(model: LanguageModel, given: Tensor, mask: Tensor, new: Tensor, cache: Any) -> Any:
         places = mask.long().cumsum(1).sub(1).clamp(min=0)[:, -new.shape[1] :]
         return model.body.base_model(
-            inputs_embeds=given, attention_mask=mask.long(), position_ids=places, past_key_values=cache, use_cache=True
+            inputs_embeds=given, attention_mask=mask.long(), position_ids=places, cache=cache, use_cache=True
         )
 
 

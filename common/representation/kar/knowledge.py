@@ -120,16 +120,13 @@ class AnswerCache:
             append_line(self.path, "\n".join(lines))
 
     def _read(self) -> None:
-        data = self.path.read_bytes()
-        for line in data.split(b"\n"):
+        for line in self.path.read_bytes().split(b"\n"):
             if line.strip():
                 found = _parsed(line)
                 if found is None:
                     self.damaged += 1
                 else:
                     self.answers[found[0]] = found[1]
-        if data and not data.endswith(b"\n"):
-            append_line(self.path, "")  # a line cut short by a crash must not swallow the next one
 
 
 def _parsed(line: bytes) -> tuple[str, Answer] | None:
