@@ -220,7 +220,7 @@ def validate(
     with reported(debug):
         report = validate_file(submission, data_root(data)).check()
         say(report.render())
-        say(f"next: python -m track1_mdr score {submission}")
+        say(f"next: python -m track1_mdr submit {submission} --data {data_root(data)} --dry-run")
 
 
 @app.command()

@@ -239,7 +239,7 @@ def validate(
 
     with reported(debug):
         say(validate_path(submission, open_data(data_root(data), cache_folder(cache))).check().render())
-        say(f"next: python -m track2_mmctr score {submission}")
+        say(f"next: python -m track2_mmctr submit {submission} --data {data_root(data)} --dry-run")
 
 
 @app.command()
