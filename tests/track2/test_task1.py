@@ -26,6 +26,7 @@ def test_the_fixed_model_is_the_organisers() -> None:
         "user_semantic_ids": "none",
         "user_sid": {"allow_missing": 0, "levels": 0, "version": ""},
         "hmi": False,
+        "candidates": "none",
         "knowledge": {
             "items": "none",
             "users": "none",
