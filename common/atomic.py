@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import shutil
 import tempfile
@@ -105,6 +106,7 @@ def append_line(path: Path | str, line: str) -> None:
     handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
     try:
         data = (line.rstrip("\n") + "\n").encode("utf-8")
+        fcntl.flock(handle, fcntl.LOCK_EX)  # or another's line, half written, would look unfinished; closing unlocks
         size = os.fstat(handle).st_size
         if size and os.pread(handle, 1, size - 1) != b"\n":
             data = b"\n" + data
