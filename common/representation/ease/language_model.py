@@ -7,7 +7,6 @@ taken from there, as KAR does.
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 from collections.abc import Sequence
 from typing import Any
@@ -17,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from common.encoders.packaged import located_chat
-from common.errors import DataError
+from common.encoders.causal_lm import load_causal_lm, weights_digest
+from common.errors import ConfigError, DataError
 from common.representation.ease.config import LanguageModelConfig
 
 
@@ -51,21 +50,14 @@ class FrozenLanguageModel:
         DataError
             No such model, or a file that cannot be read.
         """
-        from transformers import AutoModelForCausalLM, AutoTokenizer
-
-        name, gguf_file = located_chat(config.name, config.gguf_file)
-        options: dict[str, Any] = {"revision": config.revision} if config.revision else {}
-        if gguf_file is not None:
-            options["gguf_file"] = gguf_file
         try:
-            tokenizer = AutoTokenizer.from_pretrained(name, **options)
-            model = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32, **options)
-        except (OSError, ValueError, ImportError) as error:
+            model, tokenizer = load_causal_lm(config.name, gguf_file=config.gguf_file, revision=config.revision)
+        except ConfigError as error:
             raise DataError(
                 "the language model could not be loaded",
                 where=f"{config.name} {config.gguf_file or ''}".strip(),
                 expected="a causal language model of transformers: a hub name, a folder, or a GGUF file in a folder",
-                got=str(error).splitlines()[0] if str(error) else type(error).__name__,
+                got=f"{error.what}: {error.got}",
                 todo="check the name; a GGUF file needs the package gguf; or set lm_weight: 0",
             ) from error
         return cls(model, tokenizer, config)
@@ -77,11 +69,7 @@ class FrozenLanguageModel:
 
     def digest(self) -> str:
         """Return SHA-256 over the names and bytes of all weights."""
-        state = hashlib.sha256()
-        for name, value in sorted(self.model.state_dict().items()):
-            state.update(name.encode())
-            state.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-        return state.hexdigest()
+        return weights_digest(self.model)
 
     def tokenize(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """Return token ids int64 [N, L] and mask bool [N, L], True = to be told; the end token is one of them.

