@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import typer
@@ -13,6 +13,8 @@ Arms = Callable[[int], Iterator[tuple[str, Run]]]
 """Of a seed: each arm's name and what computes its figures."""
 Values = dict[str, dict[str, list[float]]]
 """By arm and figure, a value a seed."""
+Means = dict[str, dict[str, float]]
+"""By arm and figure, the mean over seeds."""
 
 
 def figures_of(arms: Arms, seed: int) -> dict[str, float]:
@@ -42,3 +44,18 @@ def rows(found: Values, took: dict[str, float], figures: Sequence[str]) -> Itera
         cells = [f"{np.mean(values[f]):.3f} ± {np.std(values[f]):.3f}" if f in values else "" for f in figures]
         yield f"| {name} | {' | '.join(cells)} | {took[name]:.1f} |"
     yield ""
+
+
+def show(
+    arms: Arms, seeds: int, figures: Sequence[str], criteria: Callable[[Means], Iterable[tuple[str, bool]]]
+) -> None:
+    """Run the arms on one thread, print the table, and for each criterion on the means whether it is met."""
+    import torch
+
+    torch.set_num_threads(1)
+    found, took = over_seeds(arms, seeds)
+    for line in rows(found, took, figures):
+        typer.echo(line)
+    means = {name: {figure: float(np.mean(one)) for figure, one in values.items()} for name, values in found.items()}
+    for text, met in criteria(means):
+        typer.echo(f"{'met' if met else 'NOT met'}: {text}")

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 import typer
 
-from benchmarks.planted_arms import Run, over_seeds, rows
+from benchmarks.planted_arms import Run, show
 from common.generative.eager_llm.batches import EagerLlmBatches
 from common.generative.eager_llm.config import EagerLlmConfig
 from common.generative.eager_llm.indices import dual_ids
@@ -239,13 +239,7 @@ def main(
     ablations: Annotated[bool, typer.Option(help="arms without a part too")] = True,
 ) -> None:
     """Print the table of arms and the criteria."""
-    torch.set_num_threads(1)
-    found, took = over_seeds(lambda seed: arms(seed, epochs, ablations=ablations), seeds)
-    for line in rows(found, took, FIGURES):
-        typer.echo(line)
-    means = {name: {figure: float(np.mean(v)) for figure, v in values.items()} for name, values in found.items()}
-    for text, met in criteria(means):
-        typer.echo(f"{'met' if met else 'NOT met'}: {text}")
+    show(lambda seed: arms(seed, epochs, ablations=ablations), seeds, FIGURES, criteria)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ import torch
 import typer
 from sklearn.metrics import normalized_mutual_info_score
 
-from benchmarks.planted_arms import Run, over_seeds, rows
+from benchmarks.planted_arms import Run, show
 from common.generative.sequences import Sequences, from_lists
 from common.generative.store.config import StoreConfig
 from common.generative.store.dense import DenseTokenizer, slot_cosine
@@ -242,13 +242,7 @@ app = typer.Typer(add_completion=False)
 @app.command()
 def main(seeds: Annotated[int, typer.Option(help="number of seeds, from 0")] = 3) -> None:
     """Print the table of arms and the criteria."""
-    torch.set_num_threads(1)
-    found, took = over_seeds(arms, seeds)
-    for line in rows(found, took, FIGURES):
-        typer.echo(line)
-    mean = {name: {figure: float(np.mean(one)) for figure, one in values.items()} for name, values in found.items()}
-    for text, met in criteria(mean):
-        typer.echo(f"{'met' if met else 'NOT met'}: {text}")
+    show(arms, seeds, FIGURES, criteria)
 
 
 if __name__ == "__main__":

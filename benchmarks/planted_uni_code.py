@@ -13,10 +13,9 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 import numpy as np
-import torch
 import typer
 
-from benchmarks.planted_arms import Run, over_seeds, rows
+from benchmarks.planted_arms import Run, show
 from common.tokenizers.quality import perplexity
 from common.tokenizers.uni_code import UniCode, UniCodeConfig
 from common.tokenizers.uni_code.figures import shared_codes
@@ -194,13 +193,7 @@ app = typer.Typer(add_completion=False)
 @app.command()
 def main(seeds: Annotated[int, typer.Option(help="number of seeds, from 0")] = 3) -> None:
     """Print the table of arms and the criteria."""
-    torch.set_num_threads(1)
-    found, took = over_seeds(arms, seeds)
-    for line in rows(found, took, FIGURES):
-        typer.echo(line)
-    means = {arm: {figure: float(np.mean(one)) for figure, one in part.items()} for arm, part in found.items()}
-    for text, met in criteria(means):
-        typer.echo(f"{'met' if met else 'NOT met'}: {text}")
+    show(arms, seeds, FIGURES, criteria)
 
 
 if __name__ == "__main__":
