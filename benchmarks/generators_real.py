@@ -96,15 +96,20 @@ MOVIELENS: dict[str, Arm] = {
     "store SmolLM2": Arm("store", (*_STORE, f"store.lm.name={_SMOL}", "store.lm.tune=lora")),
 }
 _TRAIN = ("train.schedule.type=cosine", "train.evaluate_every=3", "train.patience=4")
+_SMALL = tuple(
+    f"{name}.lm.scratch.{size}" for name in ("eager_llm", "store") for size in ("dim=64", "heads=4", "feedforward=256")
+)
 BEAUTY_RECIPE = (
     *("tiger.dim=96", "tiger.feedforward=384", "tiger.dropout=0.2", "tiger.learn_first=true"),
     *("eager.dim=96", "eager.feedforward=384", "eager.dropout=0.2", "eager.learn_first=true"),
+    *_SMALL,
     *("train.batch_size=512", "train.epochs=30", *_TRAIN),
 )
 MOVIELENS_RECIPE = (
     *("tiger.dim=64", "tiger.feedforward=256", "tiger.dropout=0.2", "tiger.learn_first=true"),
     *("eager.dim=64", "eager.feedforward=256", "eager.dropout=0.2", "eager.learn_first=true"),
-    *("train.batch_size=256", "train.epochs=60", *_TRAIN),
+    *_SMALL,
+    *("train.batch_size=256", "train.epochs=24", *_TRAIN),
 )
 HEAVY = ("eager_llm SmolLM2", "store SmolLM2")
 """Arms that run only where they are asked for."""
