@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.pages.browser import browser_page as browser_page
+from tests.pages.browser import chromium as chromium
+
 if TYPE_CHECKING:
     from track1_mdr.pipeline import RunResult
 
