@@ -23,7 +23,7 @@ from types import TracebackType
 from typing import Any, Literal
 
 from common.atomic import append_line, write_text
-from common.config import Config, dump_config
+from common.config import Config, dump_config, flatten
 from common.errors import UserError
 from common.faults import FaultLog
 from common.hashing import file_digest
@@ -87,6 +87,8 @@ class Experiment:
         Folder whose git commit is recorded; None records none.
     device
         The device that the run uses, for the record.
+    data
+        The data root that the run reads, for the record: what `report` looks at later.
     """
 
     def __init__(
@@ -98,9 +100,10 @@ class Experiment:
         *,
         repository: Path | None = None,
         device: str = "cpu",
+        data: Path | None = None,
     ) -> None:
         self.runs_folder, self.track, self.config, self.seed = runs_folder, track, config, seed
-        self.repository, self.device = repository, device
+        self.repository, self.device, self.data = repository, device, data
         self.name = str(getattr(config, "name", "run"))
         self.faults = FaultLog()
         self.metrics: dict[str, Any] = {}
@@ -121,9 +124,11 @@ class Experiment:
             "config": self.name,
             "seed": self.seed,
             "started": self._started.isoformat(timespec="seconds"),
+            "data": None if self.data is None else str(self.data),
             "versions": versions(),
             "machine": machine(self.device),
             "git": git_state(self.repository),
+            "changed": flatten(self.config.model_dump(mode="json", exclude_defaults=True)),
         }
         self._save()
         return self

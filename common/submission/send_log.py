@@ -7,7 +7,7 @@ state. A kill between two steps leaves the earlier state, and the next `submit` 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -73,8 +73,13 @@ def append(runs: Path, attempt: Attempt) -> None:
 
 def attempts(runs: Path) -> list[Attempt]:
     """Return each attempt in its last state, in the order in which they were begun."""
+    return attempts_in(read_log(runs))
+
+
+def attempts_in(log: Sequence[Mapping[str, Any]]) -> list[Attempt]:
+    """Return the attempts among the lines of a log that was read already, as `attempts`."""
     found: dict[str, Attempt] = {}
-    for row in read_log(runs):
+    for row in log:
         attempt = _attempt(row) if row.get("event") == EVENT else None
         if attempt is not None:
             found[attempt.id] = attempt

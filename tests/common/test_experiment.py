@@ -38,6 +38,7 @@ def test_a_finished_run(tmp_path):
         experiment.add_submission(submission)
     record = run_json(experiment)
     assert record["status"] == "finished" and record["error"] is None and record["seed"] == 11
+    assert record["changed"] == {"weight": 0.25}
     assert record["versions"]["python"] == ".".join(map(str, sys.version_info[:3]))
     assert record["stages"][0]["stage"] == "ocr" and 0.1 < record["stages"][0]["wall_seconds"] < 5
     assert record["peak_bytes"] > 5 << 20

@@ -1,0 +1,1 @@
+"""All runs of both tracks: listed, found by name, tagged, shown (`python -m common.runs`)."""
