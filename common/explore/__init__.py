@@ -1,0 +1,1 @@
+"""What looking at data finds before any model: findings with their weight, counts, copies of files."""
