@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import NormalDist
@@ -71,8 +71,10 @@ def page_counts(size: Size) -> np.ndarray:
     return np.random.default_rng(size.seed).permutation(counts)
 
 
-def write_dataset(folder: Path, size: Size) -> None:
+def write_dataset(folder: Path, size: Size, pictures: Sequence[bytes] = ()) -> None:
     """Write `mmdocir/` with the page table, the questions and gold.csv under `folder`.
+
+    Pages have `pictures` by turns, or where there are none one colour each, in `size.image_bytes` bytes.
 
     A question is eight words of its gold page in another order, mixed with common words; so retrieval has
     something to find, and finding it says nothing about real questions.
@@ -94,7 +96,7 @@ def write_dataset(folder: Path, size: Size) -> None:
             question_id = str(10_000 + len(asked))
             asked.append(_question(question_id, name, document, pages, texts[page], rng))
             gold.append(f'{question_id},"[""{page}""]"')
-        for row in _page_rows(name, document, texts, size.image_bytes, rng):
+        for row in _page_rows(name, document, texts, size.image_bytes, rng, pictures):
             rows.append(row)
             if len(rows) == _ROW_GROUP:
                 writer = _write(writer, folder / "mmdocir" / "MMDocIR_doc_passages.parquet", rows)
@@ -116,11 +118,11 @@ def _page_text(rng: np.random.Generator) -> str:
     words = int(np.interp(rng.random(), QUANTILES, WORDS))
     # Ranks with density 1 / rank, as words of a language have.
     ranks = np.exp(rng.random(words) * np.log(VOCABULARY)).astype(np.int64)
-    return " ".join(map(_word, ranks.tolist()))
+    return " ".join(map(word, ranks.tolist()))
 
 
 @functools.cache
-def _word(rank: int) -> str:
+def word(rank: int) -> str:
     """Return a pronounceable word for a rank; frequent words are short."""
     syllables: list[str] = []
     while rank or not syllables:
@@ -145,11 +147,16 @@ def _question(
 
 
 def _page_text_words(count: int, rng: np.random.Generator) -> list[str]:
-    return [_word(int(np.exp(x * np.log(VOCABULARY)))) for x in rng.random(count)]
+    return [word(int(np.exp(x * np.log(VOCABULARY)))) for x in rng.random(count)]
 
 
 def _page_rows(
-    name: str, document: int, texts: list[str], image_bytes: int, rng: np.random.Generator
+    name: str,
+    document: int,
+    texts: list[str],
+    image_bytes: int,
+    rng: np.random.Generator,
+    pictures: Sequence[bytes],
 ) -> Iterator[dict[str, object]]:
     for page, text in enumerate(texts):
         words = text.split()
@@ -158,7 +165,9 @@ def _page_rows(
             "domain": DOMAINS[document % len(DOMAINS)],
             "passage_id": str(page),
             "image_path": f"page_images/{name}_{page}.jpg",
-            "image_binary": _jpeg(document, page, image_bytes, rng),
+            "image_binary": pictures[(7 * document + page) % len(pictures)]
+            if pictures
+            else _jpeg(document, page, image_bytes, rng),
             "ocr_text": text,
             "vlm_text": " ".join(["The page shows", *words[: max(len(words) // 3, 1)]]),
         }

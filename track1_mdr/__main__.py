@@ -13,6 +13,8 @@ from common import cli
 from common.download.cli import Track
 from common.download.cli import add_command as add_download
 from common.errors import ConfigError
+from track1_mdr.explore.cli import add_explore
+from track1_mdr.report.cli import add_report
 
 ROOT = Path(__file__).resolve().parents[1]
 app = typer.Typer(
@@ -279,21 +281,8 @@ def merge(
         say(f"next: python -m track1_mdr score {out}")
 
 
-@app.command()
-def compare(
-    first: Annotated[Path, typer.Argument(help="Submission A")],
-    second: Annotated[Path, typer.Argument(help="Submission B")],
-    data: DataOption = None,
-    debug: DebugOption = False,
-) -> None:
-    """Compare two submissions: paired bootstrap over documents, wins and losses, by domain.
-
-    Example: python -m track1_mdr compare A.csv B.csv --data data/sample
-    """
-    from track1_mdr.compare import compare_files
-
-    with reported(debug):
-        cli.print_rich(compare_files(first, second, data_root(data)).render())
+add_report(app, lambda: ROOT, reported, say, data_root, cache_folder)
+add_explore(app, ROOT, reported, say, data_root, cache_folder)
 
 
 def main() -> None:

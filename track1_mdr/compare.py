@@ -15,7 +15,7 @@ from common.metrics.retrieval import recall_at
 from common.submission.mdr import TASK_TITLES, Task, tasks_of
 from track1_mdr.datasets.tables import Qrels
 from track1_mdr.evaluate import scorable
-from track1_mdr.gold import read_ground
+from track1_mdr.gold import Ground, read_ground
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -113,6 +113,39 @@ def resample_means(values: np.ndarray, clusters: np.ndarray, resamples: int, rng
         drawn = draws @ kinds
         means[start : start + len(draws)] = drawn[:, 0] / drawn[:, 1]
     return means
+
+
+def score_interval(
+    parts: Sequence[tuple[np.ndarray, Sequence[str]]], *, resamples: int = RESAMPLES, seed: int = 7
+) -> tuple[float, float] | None:
+    """Return the 95 % percentile interval of a mean score by bootstrap over documents, as `compare` draws them.
+
+    Parameters
+    ----------
+    parts
+        (scores float [Q], the unit of each question: see `units_of`). One part for a task or a group of its
+        questions; one a task for the final score: parts are resampled apart, and their means averaged.
+    resamples, seed
+        The same arguments give the same figures.
+
+    Returns
+    -------
+    (low, high), or None where a part has a single unit, which resampling cannot vary.
+    """
+    rng = np.random.default_rng(seed)
+    drawn: list[np.ndarray] = []
+    for scores, units in parts:
+        _, clusters = np.unique(np.asarray(units), return_inverse=True)
+        if not len(clusters) or clusters.max() == 0:
+            return None
+        drawn.append(resample_means(scores, clusters, resamples, rng))
+    low, high, _ = _interval(np.mean(drawn, axis=0))
+    return low, high
+
+
+def units_of(ids: Sequence[str], documents: Mapping[str, str]) -> list[str]:
+    """Return what is resampled for each question: its document, or itself where it has none (M2KR)."""
+    return [documents.get(i) or f"question {i}" for i in ids]
 
 
 def compare(
@@ -242,6 +275,26 @@ def _final(tasks: Mapping[Task, Effect], drawn: Mapping[Task, np.ndarray]) -> Ef
     )
 
 
+@dataclass(frozen=True)
+class Contestant:
+    """One run to compare: question id -> passage ids, the gold of the tasks it holds, and notes on both."""
+
+    name: str
+    rankings: Mapping[str, Sequence[str]]
+    gold: Qrels
+    notes: Sequence[str] = ()
+
+
+def compare_two(a: Contestant, b: Contestant, ground: Ground, *, by_document: bool = True, seed: int = 7) -> Comparison:
+    """Compare two runs over the tasks that both hold; errors as `compare`."""
+    gold = {i: ids for i, ids in a.gold.items() if i in b.gold}
+    notes = [f"{Path(one.name).name}: {note}" for one in (a, b) for note in one.notes]
+    return compare(
+        a.rankings, b.rankings, gold, ground.questions,
+        names=(a.name, b.name), by_document=by_document, seed=seed, notes=notes,
+    )  # fmt: skip
+
+
 def compare_files(a: Path, b: Path, root: Path, *, by_document: bool = True, seed: int = 7) -> Comparison:
     """Compare two submission files on the gold under the data root `root`, over the tasks that both hold.
 
@@ -253,9 +306,6 @@ def compare_files(a: Path, b: Path, root: Path, *, by_document: bool = True, see
         There is no gold for a task that both files hold.
     """
     ground = read_ground(root)
-    run_a, gold_a, notes_a = scorable(a, ground)
-    run_b, gold_b, notes_b = scorable(b, ground)
-    gold = {i: ids for i, ids in gold_a.items() if i in gold_b}
-    notes = [f"{path.name}: {note}" for path, said in ((a, notes_a), (b, notes_b)) for note in said]
     names = (a.name, b.name) if a.name != b.name else (str(a), str(b))
-    return compare(run_a, run_b, gold, ground.questions, names=names, by_document=by_document, seed=seed, notes=notes)
+    first, second = (Contestant(name, *scorable(path, ground)) for name, path in zip(names, (a, b), strict=True))
+    return compare_two(first, second, ground, by_document=by_document, seed=seed)

@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from common.config import Config
+from common.own_code import OWN_FILE
 from track1_mdr.cart_config import CartRouteConfig
 from track1_mdr.ease_config import EaseRouteConfig
 from track1_mdr.route_config import BaseRouteConfig, Coverage, TextModelConfig
@@ -173,9 +174,10 @@ class SubfigureConfig(BaseRouteConfig):
 
 
 class MyRouteConfig(BaseRouteConfig):
-    """A team's own route: `my_route.py` reads what it likes from `params`."""
+    """A team's own route: the class `MyRoute` of `file`, which reads what it likes from `params`."""
 
     type: Literal["my_route"]
+    file: str = Field("my_route", pattern=OWN_FILE, description="of track1_mdr/, without .py: each own route has one")
     params: dict[str, Scalar] = {}
 
 

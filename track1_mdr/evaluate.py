@@ -134,10 +134,21 @@ class ScoreReport:
         """The final score, or the score of the one task that has gold."""
         return self.final if self.final is not None else next(iter(self.tasks.values())).micro.mean
 
+    @property
+    def error(self) -> float | None:
+        """Standard error of `headline`: by document where a task has several, tasks taken as independent."""
+        errors = [
+            score.micro.error if score.error_by_document is None else score.error_by_document
+            for score in self.tasks.values()
+        ]
+        known = [error for error in errors if error is not None]
+        return float(np.sqrt(np.square(known).sum()) / len(known)) if len(known) == len(errors) else None
+
     def to_dict(self) -> dict[str, Any]:
         """Return the report for metrics.json."""
         return {
             "final": self.final,
+            "standard_error": self.error,
             "tasks": {task: score.to_dict() for task, score in self.tasks.items()},
             "notes": list(self.notes),
         }
@@ -187,8 +198,8 @@ def evaluate(
         recall = recall_at([rankings[i] for i in ids], [gold[i] for i in ids])
         ceiling = ceiling_at([gold[i] for i in ids])
         domains = [(known[i]["domain"],) if known[i]["domain"] else () for i in ids]
-        by_domain = _groups(recall, ceiling, domains)
-        by_evidence = _groups(recall, ceiling, [tuple((evidence or {}).get(i, ())) for i in ids])
+        by_domain = group_figures(recall, ceiling, domains)
+        by_evidence = group_figures(recall, ceiling, [tuple((evidence or {}).get(i, ())) for i in ids])
         documents = [known[i]["doc_name"] for i in ids]
         macro = {m: float(np.mean([f.recall[m] for f in by_domain.values()])) for m in _METRICS} if by_domain else None
         tasks[task] = TaskScore(
@@ -216,7 +227,7 @@ def _demand(gold: Qrels, there: Mapping[str, object], what: str, todo: str) -> N
         )
 
 
-def _groups(recall: np.ndarray, ceiling: np.ndarray, labels: Sequence[Sequence[str]]) -> dict[str, Figures]:
+def group_figures(recall: np.ndarray, ceiling: np.ndarray, labels: Sequence[Sequence[str]]) -> dict[str, Figures]:
     """Return the figures of each label, most questions first; a question may have several labels, or none."""
     members: dict[str, list[int]] = {}
     for row, names in enumerate(labels):
@@ -260,22 +271,36 @@ def scorable(submission: Path, ground: Ground) -> tuple[dict[str, tuple[str, ...
     """Return a valid file's rankings, the gold of the tasks that it holds, and notes on what is left out."""
     report = validate_submission(submission, ground.expected).check()
     rankings = read_submission(submission)
+    gold, notes = known_gold(rankings, ground, submission)
+    return rankings, gold, [report.partial, *notes] if report.partial else notes
+
+
+def known_gold(
+    rankings: Mapping[str, Sequence[str]], ground: Ground, where: Path | None = None
+) -> tuple[Qrels, list[str]]:
+    """Return the gold of the tasks that `rankings` hold, and notes on questions whose gold is not known.
+
+    Raises
+    ------
+    DataError
+        There is no gold for any of these tasks; `where` names the rankings.
+    """
     present = tasks_of(list(rankings))
     gold = {i: ids for i, ids in ground.gold.items() if tasks_of([i])[0] in present}
     if not gold:
         raise DataError(
             "there is no gold for the tasks of this submission",
-            where=submission,
+            where=where,
             expected=f"gold for {' or '.join(TASK_TITLES[task] for task in present)}",
             got=f"gold for {' and '.join(TASK_TITLES[task] for task in tasks_of(list(ground.gold))) or 'neither task'}",
             todo="put mmdocir/gold.csv or mmdocir/MMDocIR_annotations.jsonl under the data root",
         )
-    notes = [report.partial] if report.partial else []
+    notes: list[str] = []
     for task in tasks_of(list(gold)):
         known, sent = (sum(tasks_of([i]) == (task,) for i in ids) for ids in (gold, rankings))
         if known < sent:
             notes.append(f"{TASK_TITLES[task]}: gold is known for {known:,} of {sent:,} questions")
-    return rankings, gold, notes
+    return gold, notes
 
 
 def validate_file(submission: Path, root: Path) -> ValidationReport:

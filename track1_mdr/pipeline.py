@@ -216,7 +216,9 @@ def run(
     UserError
         A fault of data or configuration; more failed items than `data.allow_faults`.
     """
-    with Experiment(runs, "track1", config, config.seed, repository=repository, device=environment.device) as record:
+    with Experiment(
+        runs, "track1", config, config.seed, repository=repository, device=environment.device, data=root
+    ) as record:
         record.faults = environment.faults
         for section in (config.tasks.mmdocir, config.tasks.m2kr):
             if section is not None:

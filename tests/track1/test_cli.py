@@ -23,7 +23,20 @@ from tests.track1.pdf_files import drawn_text, image_pdf, text_pdf
 from tests.track1.tiny_root import QUESTIONS, tiny_root, write_questions
 from track1_mdr.gold import read_ground
 
-VERBS = ("doctor", "download", "prepare", "run", "fit", "score", "validate", "submit", "merge", "compare")
+VERBS = (
+    "doctor",
+    "download",
+    "prepare",
+    "run",
+    "fit",
+    "score",
+    "validate",
+    "submit",
+    "merge",
+    "report",
+    "compare",
+    "explore",
+)
 HEAVY = ("torch", "transformers", "sentence_transformers", "onnxruntime", "cv2", "faiss", "rapidocr", "lightgbm")
 LEXICAL = """
 name: tiny

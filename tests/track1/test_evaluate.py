@@ -100,6 +100,20 @@ def test_final_is_the_kaggle_metric() -> None:
     assert one.notes == ("local score covers MMDocIR only",)
 
 
+def test_the_error_of_the_final_score_is_that_of_a_mean_of_independent_tasks() -> None:
+    report = evaluate(RUN, GOLD, QUESTIONS)
+    errors = [
+        score.micro.error if score.error_by_document is None else score.error_by_document
+        for score in report.tasks.values()
+    ]
+    assert report.tasks["mmdocir"].error_by_document and len(errors) == 2 and None not in errors
+    assert report.error == pytest.approx(np.hypot(*errors) / 2) == report.to_dict()["standard_error"]
+    one = evaluate(RUN, {i: g for i, g in GOLD.items() if len(i) == 5}, QUESTIONS)
+    assert one.error == one.tasks["mmdocir"].error_by_document
+    alone = evaluate(RUN, {i: g for i, g in GOLD.items() if len(i) == 5 or i == "1"}, QUESTIONS)
+    assert alone.tasks["m2kr"].micro.error is None and alone.error is None  # of one question, nothing is known
+
+
 def test_random_runs_agree_with_the_kaggle_metric() -> None:
     rng = np.random.default_rng(3)
     for _ in range(20):

@@ -1,10 +1,15 @@
 """The team's own route, as shipped and as teams change it."""
 
+import sys
+import types
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from common import own_code
+from common.errors import ConfigError
 from common.submission.mdr import read_submission
 from tests.track1.text_tables import make_passages, make_queries, planted
 from tests.track1.tiny_root import tiny_root
@@ -47,6 +52,26 @@ def test_it_stays_inside_the_candidates_and_keeps_the_contract() -> None:
     for scored, rows in zip(results, candidates.rows, strict=True):
         assert np.isin(scored.check("my_route", "q").rows, rows).all()
     assert int(top_k(results[0], 1).rows[0]) == gold[0]
+
+
+def test_a_file_of_one_s_own_is_named_and_one_that_is_not_there_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    other = types.ModuleType("track1_mdr.my_other")
+    monkeypatch.setattr(own_code, "find_spec", lambda name: name if name == other.__name__ else find_spec(name))
+    monkeypatch.setitem(sys.modules, other.__name__, other)
+    config = MyRouteConfig(type="my_route", file="my_other")
+    with pytest.raises(ConfigError, match="lacks its class"):
+        build_route(config, Environment(Path("unused")))
+    monkeypatch.setattr(other, "MyRoute", TeamRoute, raising=False)
+    assert type(build_route(config, Environment(Path("unused")))) is TeamRoute
+    with pytest.raises(ConfigError, match="no such file") as error:
+        build_route(MyRouteConfig(type="my_route", file="my_othr"), Environment(Path("unused")))
+    assert error.value.expected == "one of: my_route"
+
+
+@pytest.mark.parametrize("file", ["os", "my_route.py", "my_.x", "../my_route", "my_Route"])
+def test_a_configuration_names_no_other_module(file: str) -> None:
+    with pytest.raises(ValueError, match="should match pattern"):
+        MyRouteConfig(type="my_route", file=file)
 
 
 class TeamRoute(MyRoute):

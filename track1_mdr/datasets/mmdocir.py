@@ -42,7 +42,7 @@ ANNOTATIONS_FILE = "MMDocIR_annotations.jsonl"
 GOLD_FILE = "gold.csv"
 
 
-def load_mmdocir(root: Path, data: DataConfig, cache: Path, faults: FaultLog) -> TaskTables:
+def load_mmdocir(root: Path, data: DataConfig, cache: Path, faults: FaultLog, layouts: bool = True) -> TaskTables:
     """Read and check the `mmdocir` folder.
 
     Parameters
@@ -55,6 +55,8 @@ def load_mmdocir(root: Path, data: DataConfig, cache: Path, faults: FaultLog) ->
         Where prepared documents and OCR results are kept.
     faults
         Takes PDFs that cannot be opened and pages that cannot be read; their rows are there with empty text.
+    layouts
+        Whether to read the layout table, which is the larger part of the time where there is one.
 
     Raises
     ------
@@ -66,7 +68,9 @@ def load_mmdocir(root: Path, data: DataConfig, cache: Path, faults: FaultLog) ->
     counts = dict(zip(questions["doc_name"], questions["num_of_pages"], strict=True))
     table = _page_table(root, data)
     passages, notes = (
-        _from_table(root, table, counts, data) if table else _from_pdfs(root / "pdfs", counts, data, cache, faults)
+        _from_table(root, table, counts, data, layouts)
+        if table
+        else _from_pdfs(root / "pdfs", counts, data, cache, faults)
     )
     qrels, note = _gold(root, questions)
     return TaskTables(
@@ -94,7 +98,9 @@ def _page_table(root: Path, data: DataConfig) -> Path | None:
     return present[0]
 
 
-def _from_table(root: Path, path: Path, counts: dict[str, int], data: DataConfig) -> tuple[Passages, list[str]]:
+def _from_table(
+    root: Path, path: Path, counts: dict[str, int], data: DataConfig, with_layouts: bool
+) -> tuple[Passages, list[str]]:
     pages = read_pages(path, counts, data.text)
     images = (
         TableImages(path, pages.file_rows, pages.table["image_name"].to_list())
@@ -103,7 +109,7 @@ def _from_table(root: Path, path: Path, counts: dict[str, int], data: DataConfig
     )
     notes = [f"mmdocir: {pages.table.height} pages of {len(counts)} documents from {path.name}", *pages.notes]
     layouts = None
-    if (root / LAYOUTS_FILE).is_file():
+    if with_layouts and (root / LAYOUTS_FILE).is_file():
         layouts, more = read_layouts(root / LAYOUTS_FILE, _first_rows(pages.table), counts)
         notes += [f"mmdocir: {layouts.height} layout blocks from {LAYOUTS_FILE}", *more]
     return Passages(pages.table, images, layouts), notes

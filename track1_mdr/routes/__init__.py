@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
-
-from track1_mdr.config import RouteConfig
+from common.own_code import load_class, own_module
+from track1_mdr.config import MyRouteConfig, RouteConfig
 from track1_mdr.routes.base import Environment, Route
 
 # Imported when used: a lexical run never loads torch.
@@ -24,6 +23,8 @@ ROUTES: dict[str, tuple[str, str]] = {
 
 
 def build_route(config: RouteConfig, environment: Environment) -> Route:
-    """Return the route that `config.type` names."""
+    """Return the route that `config.type` names; of one's own, `config.file` says which."""
     module, name = ROUTES[config.type]
-    return getattr(importlib.import_module(module), name)(config, environment)
+    if isinstance(config, MyRouteConfig):
+        module = own_module("track1_mdr", config.file)
+    return load_class(module, name)(config, environment)

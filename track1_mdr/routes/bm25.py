@@ -36,6 +36,20 @@ def tokenize(text: str) -> list[str]:
     return stem([word for word in _WORD.findall(text.lower()) if word not in stop_words])
 
 
+def word_places(text: str, stems: dict[str, str]) -> list[tuple[int, int, str]]:
+    """Return (start, end, stem) of the words that `tokenize` keeps: what matched, and where it stands.
+
+    `stems` holds what is known from earlier calls, "" for a stop word, and is added to.
+    """
+    found = [(match.start(), match.end(), match.group().lower()) for match in _WORD.finditer(text)]
+    new = list({word for _, _, word in found if word not in stems})
+    stop_words, stem = _tools()
+    stems |= zip(
+        new, ("" if word in stop_words else root for word, root in zip(new, stem(new), strict=True)), strict=True
+    )
+    return [(start, end, root) for start, end, word in found if (root := stems[word])]
+
+
 def characters(text: str) -> list[str]:
     """Return the 4-grams of characters of the lower-case words: a slip of the OCR spoils few of them."""
     line = f" {' '.join(_WORD.findall(text.lower()))} "
