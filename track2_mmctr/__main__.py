@@ -12,8 +12,10 @@ import typer
 from common import cli
 from common.download.cli import Track
 from common.download.cli import add_command as add_download
+from track2_mmctr.explore.cli import add_explore
 from track2_mmctr.options import CacheOption, ConfigOption, DataOption, DebugOption, OutOption, SetOption, TaskOption
 from track2_mmctr.prepare_cli import add_prepare
+from track2_mmctr.report_cli import Surroundings, add_report
 
 ROOT = Path(__file__).resolve().parents[1]
 app = typer.Typer(
@@ -272,25 +274,7 @@ def submit(
         )
 
 
-@app.command()
-def compare(
-    first: Annotated[Path, typer.Argument(help="Run folder or submission A")],
-    second: Annotated[Path, typer.Argument(help="Run folder or submission B")],
-    data: DataOption = None,
-    task: TaskOption = None,
-    cache: CacheOption = None,
-    debug: DebugOption = False,
-) -> None:
-    """Compare two runs or submissions, paired by row: difference in AUC with its error, by parts.
-
-    Example: python -m track2_mmctr compare A.zip B.zip --data data/sample
-    """
-    from track2_mmctr.compare import compare_paths
-    from track2_mmctr.evaluate import open_data
-
-    with reported(debug):
-        found = compare_paths(first, second, open_data(data_root(data), cache_folder(cache)), task)
-        cli.print_rich(found.render())
+add_report(app, Surroundings(data_root, cache_folder, lambda: ROOT / "runs", reported, say))
 
 
 @app.command()
@@ -335,6 +319,9 @@ def ensemble(
     with reported(debug):
         root = data_root(data)
         ensemble_to(runs, method, root, out or default_out("ensemble", root), cache_folder(cache), ROOT, say)
+
+
+add_explore(app, ROOT, reported, say, data_root, cache_folder)
 
 
 def main() -> None:

@@ -15,7 +15,9 @@ from track2_mmctr.rankers.base import Environment
 from track2_mmctr.training.distributed import init_world
 
 if TYPE_CHECKING:
+    from common.submission.mmctr import Task
     from track2_mmctr.ensemble import Method
+    from track2_mmctr.report.item_map import Method as MapMethod
 
 Say = Callable[[str], None]
 
@@ -191,3 +193,39 @@ def ensemble_to(
     if result.validation is not None:
         say(result.validation.render())
     say(f"next:        python -m track2_mmctr score {result.folder} --data {root}")
+
+
+def report_to(folder: Path, root: Path, out: Path, cache: Path, say: Say, *, method: MapMethod = "pca") -> None:
+    """Write the page of a run, and say what is missing in it."""
+    from common.pages.render import write_page
+    from track2_mmctr.evaluate import open_data
+    from track2_mmctr.report.page import report_page
+
+    page = report_page(folder, open_data(root, cache), method=method)
+    size = write_page(out, page)
+    say(f"wrote {out}: {size / 1e6:.1f} MB, {len(page.images.data):,} covers")
+    say(f"next: open {out} in a browser; python -m track2_mmctr compare {folder} OTHER --page FILE --data {root}")
+
+
+def compare_to(paths: Sequence[Path], root: Path, page: Path | None, task: Task | None, cache: Path, say: Say) -> None:
+    """Print the first of several runs against each other one; write the page where one is asked for."""
+    from common.cli import print_rich
+    from track2_mmctr.compare import compare_paths
+    from track2_mmctr.evaluate import open_data
+    from track2_mmctr.report.contenders import check_paths
+
+    check_paths(paths)
+    data = open_data(root, cache)
+    if page is None:
+        for other in paths[1:]:
+            print_rich(compare_paths(paths[0], other, data, task).render())
+        return
+    from common.pages.render import write_page
+    from track2_mmctr.report.compare_page import compare_page, compare_runs
+
+    compared = compare_runs(paths, data, task)
+    for pair in compared.pairs:
+        print_rich(pair.comparison.render())
+    made = compare_page(compared, data)
+    size = write_page(page, made)
+    say(f"wrote {page}: {size / 1e6:.1f} MB, {len(made.images.data):,} covers; open it in a browser")

@@ -142,7 +142,7 @@ def compare(
             if rows.any()
         }
 
-    rank_a, rank_b = _ranks(first), _ranks(second)
+    rank_a, rank_b = ranks(first), ranks(second)
     apart = np.abs(rank_a - rank_b)
     furthest = np.argsort(-apart, kind="stable")[:SHOWN_ROWS]
     return Comparison(
@@ -190,7 +190,7 @@ def _effect(label: np.ndarray, a: np.ndarray, b: np.ndarray, users: np.ndarray, 
     )
 
 
-def _ranks(values: np.ndarray) -> np.ndarray:
+def ranks(values: np.ndarray) -> np.ndarray:
     """Return each row's rank as a share of the rows, 0 to 1; equal values share the mean of their ranks."""
     ordered = np.sort(values)
     twice = np.searchsorted(ordered, values, "left") + np.searchsorted(ordered, values, "right") - 1

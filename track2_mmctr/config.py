@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from common.config import Config
+from common.own_code import OWN_FILE
 from common.training.schedule import ScheduleConfig
 from track2_mmctr.feature_config import FeatureConfig as FeatureConfig
 from track2_mmctr.feature_config import KnowledgeConfig as KnowledgeConfig
@@ -190,9 +191,12 @@ class SimilarityConfig(BaseRankerConfig):
 
 
 class MyRankerConfig(BaseRankerConfig):
-    """A team's own ranker: `my_ranker.py` reads what it likes from `params`."""
+    """A team's own ranker: the class `MyRanker` of `file`, which reads what it likes from `params`."""
 
     type: Literal["my_ranker"]
+    file: str = Field(
+        "my_ranker", pattern=OWN_FILE, description="of track2_mmctr/, without .py: each own ranker has one"
+    )
     params: dict[str, Scalar] = {}
 
 

@@ -26,9 +26,11 @@ def length_groups(split: Split) -> dict[str, np.ndarray]:
 
 def popularity_groups(split: Split, counts: np.ndarray | None) -> dict[str, np.ndarray]:
     """Return the groups of the target's count in train, bool [R] each: cold, then about equal quarters of the rest."""
-    if counts is None:
-        return {}
-    mine = np.asarray(counts)[np.asarray(split.target)]
+    return {} if counts is None else count_groups(np.asarray(counts)[np.asarray(split.target)])
+
+
+def count_groups(mine: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the groups of counts in train, int [R], as bool [R] each: 0 (cold), then about equal quarters."""
     known = mine[mine > 0]
     ends = np.unique(np.quantile(known, _QUARTILES, method="inverted_cdf").astype(np.int64)) if len(known) else []
     groups = _ranges(mine, (0, *(int(end) for end in ends if end < known.max())))

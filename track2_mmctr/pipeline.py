@@ -228,7 +228,9 @@ def run(
     UserError
         A fault of the data or the configuration.
     """
-    with Experiment(runs, "track2", config, config.seed, repository=repository, device=environment.device) as record:
+    with Experiment(
+        runs, "track2", config, config.seed, repository=repository, device=environment.device, data=root
+    ) as record:
         with record.stage("read data"):
             data = load_data(find_folder(root), config.data, config.features, environment.cache)
         for note in data.notes:

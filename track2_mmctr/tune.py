@@ -173,9 +173,9 @@ def study_key(config: RunConfig, data: CtrData) -> str:
     """Return the digest of what a study rests on: configuration with its space, data, and the ranker's source."""
     from importlib.util import find_spec
 
-    from track2_mmctr.rankers import RANKERS
+    from track2_mmctr.rankers import ranker_place
 
-    module = find_spec(RANKERS[config.ranker.type].partition(":")[0])
+    module = find_spec(ranker_place(config.ranker)[0])
     source = file_digest(Path(module.origin)) if module is not None and module.origin else None
     text = dump_config(config.model_copy(update={"name": "", "about": ""}))
     splits = [f"{name}:{split.digest}" for name, split in sorted(data.splits.items()) if name != "test"]

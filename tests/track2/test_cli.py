@@ -30,7 +30,9 @@ VERBS = (
     "score",
     "validate",
     "submit",
+    "report",
     "compare",
+    "explore",
     "tune",
     "ensemble",
 )

@@ -1,14 +1,21 @@
 """my_ranker: what its docstring promises."""
 
+import sys
+import types
+
 import numpy as np
+import pytest
 import torch
 
+from common import own_code
 from common.config import load_config
+from common.errors import ConfigError
 from tests.track2.planted_rows import random_rows
 from track2_mmctr import my_ranker
 from track2_mmctr.batches import make_batch
 from track2_mmctr.config import CONFIG_FOLDER, FeatureConfig, MyRankerConfig, RunConfig
 from track2_mmctr.my_ranker import MyRanker
+from track2_mmctr.rankers import ranker_class, ranker_place
 from track2_mmctr.rankers.packed import mean_pool
 
 
@@ -36,3 +43,16 @@ def test_the_rectangle_of_the_docstring_holds_the_same_histories() -> None:
     mean = (history * mask[..., None]).sum(1) / batch.lengths.clamp(min=1)[:, None]
     torch.testing.assert_close(mean, mean_pool(model.encoder(batch.items), batch))
     assert not mask[batch.lengths == 0].any()
+
+
+def test_a_file_of_one_s_own_is_the_ranker_that_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = MyRankerConfig(type="my_ranker", file="my_other")
+    with pytest.raises(ConfigError, match="no such file") as error:
+        ranker_class(config)
+    assert error.value.expected == "one of: my_ranker"
+    other = types.ModuleType("track2_mmctr.my_other")
+    monkeypatch.setattr(own_code, "find_spec", lambda name: name)
+    monkeypatch.setitem(sys.modules, other.__name__, other)
+    monkeypatch.setattr(other, "MyRanker", MyRanker, raising=False)
+    assert ranker_class(config) is MyRanker
+    assert ranker_place(config) == ("track2_mmctr.my_other", "MyRanker")

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-
 from common.errors import ConfigError
-from track2_mmctr.config import BaseRankerConfig, FeatureConfig
+from common.own_code import load_class, own_module
+from track2_mmctr.config import BaseRankerConfig, FeatureConfig, MyRankerConfig
 from track2_mmctr.datasets.tables import ItemTable
 from track2_mmctr.rankers.base import FittedRanker, Ranker
 
@@ -25,10 +24,17 @@ RANKERS: dict[str, str] = {
 }
 
 
+def ranker_place(config: BaseRankerConfig) -> tuple[str, str]:
+    """Return (module, class) that a ranker's configuration names; of one's own, `config.file` says which."""
+    module, _, name = RANKERS[config.type].partition(":")  # pyright: ignore[reportAttributeAccessIssue]
+    if isinstance(config, MyRankerConfig):
+        module = own_module("track2_mmctr", config.file)
+    return module, name
+
+
 def ranker_class(config: BaseRankerConfig) -> type:
     """Return the class that a ranker's configuration names."""
-    module, _, name = RANKERS[config.type].partition(":")  # pyright: ignore[reportAttributeAccessIssue]
-    return getattr(import_module(module), name)
+    return load_class(*ranker_place(config))
 
 
 def build_ranker(config: BaseRankerConfig, features: FeatureConfig, items: ItemTable) -> Ranker:

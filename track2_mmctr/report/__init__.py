@@ -1,0 +1,1 @@
+"""Pages of Track 2: `report` on one run, `compare` on several. All figures are those of `evaluate` and `compare`."""
