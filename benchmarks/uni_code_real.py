@@ -4,14 +4,14 @@
     python -m benchmarks.uni_code_real movielens --data DIR --seeds 3
 
 DIR is made by `python -m track2_mmctr prepare movielens`. Texts are overviews through a sentence encoder, images are
-posters through EfficientNet-lite0, one vector a movie each: T = 1. Movies without one of the two are left out.
+posters through EfficientNet-lite0, one vector a movie each: T = 1. `movielens` leaves out those without one of the two.
 
 `movielens` splits the movies (70 / 30, anew each seed), fits Uni-Code on the pairs of the first part alone, then on
 the codes' vectors of one modality a logistic regression a genre, and asks it on the second part: on the same modality
 (own) and on the other (transfer). Figures are means over the genres of at least 60 movies: AUC (chance 0.5) and average
 precision, whose chance is the genres' mean share. Arms: everything, no alignment, shuffled pairs, ablations; and
 the encoders' own vectors, which know no other modality. `vectors` writes the two files that
-`python -m common.tokenizers uni-code` reads.
+`python -m common.tokenizers uni-code --missing other` reads: titles with overviews, and posters.
 """
 
 from __future__ import annotations
@@ -63,6 +63,19 @@ class Movies:
     encoders: dict[str, str]
 
 
+def read_modalities(data: Path, cache: Path, text_model: str, fields: list[str]) -> list[Any]:
+    """Return texts (of the fields named) and posters as `Modality`, one row a movie; encode what `cache` lacks."""
+    from common.faults import FaultLog
+    from track2_mmctr.embeddings.catalogue import read_catalogue
+    from track2_mmctr.embeddings.config import EmbedConfig
+    from track2_mmctr.embeddings.encode import Tools, load_modalities
+
+    config, faults = EmbedConfig.model_validate({"fields": fields, "text": {"model": text_model}}), FaultLog()
+    modalities, _ = load_modalities(read_catalogue(data), config, Tools(cache, "cpu", 1, faults), [])
+    faults.check(0, "mend these posters, or take them away")
+    return modalities
+
+
 def read_movies(data: Path, cache: Path, text_model: str) -> Movies:
     """Read a prepared root; what is not in `cache` yet is encoded.
 
@@ -73,19 +86,12 @@ def read_movies(data: Path, cache: Path, text_model: str) -> Movies:
     """
     import polars as pl
 
-    from common.faults import FaultLog
-    from track2_mmctr.embeddings.catalogue import FEATURE, read_catalogue
-    from track2_mmctr.embeddings.config import EmbedConfig
-    from track2_mmctr.embeddings.encode import Tools, load_modalities
+    from track2_mmctr.embeddings.catalogue import FEATURE
 
-    config = EmbedConfig.model_validate({"fields": ["overview"], "text": {"model": text_model}})
-    catalogue, notes, faults = read_catalogue(data), [], FaultLog()
-    modalities, _ = load_modalities(catalogue, config, Tools(cache, "cpu", 1, faults), notes)
+    modalities = read_modalities(data, cache, text_model, ["overview"])
     for part in modalities:
-        typer.echo(
-            f"{int((~part.present).sum())} of {catalogue.count:,} movies have no {part.name}: left out", err=True
-        )
-    faults.check(0, "mend these posters, or take them away")
+        missing = int((~part.present).sum())
+        typer.echo(f"{missing} of {len(part.present):,} movies have no {part.name}: left out", err=True)
     table = pl.read_parquet(data / FEATURE)
     if "item_genres" not in table.columns:
         raise DataError("the items have no genres", where=data / FEATURE, expected="a column item_genres")
@@ -194,13 +200,14 @@ def vectors(
     cache: CacheOption = CACHE,
     text_model: ModelOption = TEXT,
 ) -> None:
-    """Write the vectors of movies that have both: item_id, vector."""
-    movies = read_movies(data, cache, text_model)
-    for name, x in movies.features.items():
+    """Write item_id and vector of the movies' titles with overviews, and of their posters; not all movies have both."""
+    for part in read_modalities(data, cache, text_model, ["title", "overview"]):
+        x = np.ascontiguousarray(part.vectors[part.present], np.float32)
         lists = pa.FixedSizeListArray.from_arrays(pa.array(x.ravel()), x.shape[1])
-        with atomic_path(out / f"{name}.parquet") as temporary:
-            pq.write_table(pa.table({"item_id": pa.array(movies.ids), "vector": lists}), temporary, compression="zstd")
-        typer.echo(f"wrote {out / f'{name}.parquet'}: {x.shape[0]} vectors of {x.shape[1]} by {movies.encoders[name]}")
+        table = pa.table({"item_id": pa.array(1 + np.flatnonzero(part.present)), "vector": lists})
+        with atomic_path(out / f"{part.name}.parquet") as temporary:
+            pq.write_table(table, temporary, compression="zstd")
+        typer.echo(f"wrote {out / f'{part.name}.parquet'}: {x.shape[0]} vectors of {x.shape[1]} by {part.encoder}")
 
 
 @app.command()
