@@ -95,7 +95,7 @@ def print_result(result: RunResult, root: Path, say: Say) -> None:
     if result.report is not None:
         score = f"{result.report.headline:.2f} of 100"
         say(f"local score: {score}")
-    say(f"next:        python -m track1_mdr score {result.submission} --data {root}")
+    say(f"next:        python -m track1_mdr report {result.folder} --data {root}")
 
 
 def stage_table(ranking: TaskRanking) -> object:

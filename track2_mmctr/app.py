@@ -76,7 +76,7 @@ def print_result(result: RunResult, root: Path, say: Say) -> None:
         say(f"submission:  {result.submission}")
     for name, report in result.reports.items():
         say(f"local score: {report.headline:.4f} AUC on {name}")
-    say(f"next:        python -m track2_mmctr score {result.folder} --data {root}")
+    say(f"next:        python -m track2_mmctr report {result.folder} --data {root}")
 
 
 def embed_to(

@@ -74,7 +74,7 @@ def map_section(
     if len(shown) < 3:
         return Section(key, title, [Gap("Fewer than three items: no map.")])
     place, kept = coordinates(vectors.values[shown], method)
-    column, kinds = _kinds(data, counts, shown)
+    column, kinds, legend = _kinds(data, counts, shown)
     dots = [
         Dot(
             float(x),
@@ -86,8 +86,8 @@ def map_section(
         )
         for item, (x, y), kind in zip(shown, place, kinds, strict=True)
     ]
-    order = {kind: number for number, (kind, _) in enumerate(Counter(kinds).most_common())}
-    dots.sort(key=lambda dot: (dot.group == "other", order[dot.group]))
+    order = {kind: number for number, kind in enumerate(legend)}
+    dots.sort(key=lambda dot: order[dot.group])
     how = f"PCA: {kept:.0%} of the variance" if method == "pca" else "t-SNE: near ones are alike, distances say nothing"
     every = len(data.items) - 1
     which = f"all {every:,}" if len(shown) == every else f"the {len(shown):,} of {every:,} that are targets most often"
@@ -121,8 +121,8 @@ def coordinates(vectors: np.ndarray, method: Method) -> tuple[np.ndarray, float]
         return np.round(tsne.fit_transform(centred.astype(np.float32)), 3).astype(np.float64), float("nan")
 
 
-def _kinds(data: CtrData, counts: np.ndarray | None, shown: np.ndarray) -> tuple[str, list[str]]:
-    """Return what the colours mean, and each shown item's: a column of the catalogue, else popularity."""
+def _kinds(data: CtrData, counts: np.ndarray | None, shown: np.ndarray) -> tuple[str, list[str], list[str]]:
+    """Return what the colours mean, each shown item's, and their order: a column of the catalogue, else popularity."""
     try:
         found = read_groups(data.folder, len(data.items))
     except UserError:
@@ -130,14 +130,15 @@ def _kinds(data: CtrData, counts: np.ndarray | None, shown: np.ndarray) -> tuple
     if found is not None:
         column, every = found
         mine = [every[item] or "not told" for item in shown]
-        named = {kind for kind, _ in sorted(Counter(mine).items(), key=lambda pair: (-pair[1], pair[0]))[:COLOURS]}
-        return f"the first of {column}", [kind if kind in named else "other" for kind in mine]
+        often = [kind for kind, _ in sorted(Counter(mine).items(), key=lambda pair: (-pair[1], pair[0]))]
+        named = [kind for kind in often if kind != "other"][:COLOURS]
+        return f"the first of {column}", [kind if kind in named else "other" for kind in mine], [*named, "other"]
     if counts is None:
-        return "none, for want of train.parquet", [""] * len(shown)
-    kinds = np.full(len(shown), "", dtype=object)
-    for name, rows in count_groups(counts[shown]).items():
+        return "none, for want of train.parquet", [""] * len(shown), [""]
+    kinds, groups = np.full(len(shown), "", dtype=object), count_groups(counts[shown])
+    for name, rows in groups.items():
         kinds[rows] = f"in train {name}"
-    return "training rows with the item as target", kinds.tolist()
+    return "training rows with the item as target", kinds.tolist(), [f"in train {name}" for name in groups]
 
 
 def neighbour_section(

@@ -67,11 +67,11 @@ def report_page(
         group_section(reports),
         curve_section(scored),
         training_section(run),
-        with_gaps(wrong, shown),
         map_section(vectors, data, counts, shelf, method, items),
         neighbours,
         codes,
         cost_section(run),
+        with_gaps(wrong, shown),
     ]
     best = ", ".join(f"AUC {report.headline:.4f} on {name}" for name, report in reports.items())
     return Page(f"Run {run.label}", best or "no figures", sections, shelf.images, about(run, data))

@@ -49,8 +49,10 @@
     }
     if (source.badge) frame.append(element("span", "badge", source.badge));
     if (there || source.badge || !source.text) made.append(frame);
-    made.append(element("p", "caption", caption));
-    for (const line of source.lines ?? []) made.append(element("p", "line", line));
+    const known = element("div", "known");
+    known.append(element("p", "caption", caption));
+    for (const line of source.lines ?? []) known.append(element("p", "line", line));
+    made.append(known);
     if (source.text) {
       made.append(fill(element("p", "passage"), source.text));
     }
@@ -153,11 +155,20 @@
     const list = element("div", "cards");
     const more = element("div", "more");
     root.append(form, count, list, more);
+    // Only the page's last gallery goes on by itself as one scrolls: what stands below another must be reached.
+    const galleries = document.querySelectorAll(".gallery");
+    const endless = root === galleries[galleries.length - 1];
+    const step = endless ? BATCH : 2 * BATCH;
+    const next = element("button", "next");
+    next.type = "button";
+    next.hidden = true;
+    if (!endless) more.append(next);
+    next.addEventListener("click", () => draw());
 
     let shown = [];
     let drawn = 0;
     function draw() {
-      const until = Math.min(drawn + BATCH, shown.length);
+      const until = Math.min(drawn + step, shown.length);
       const batch = element("div", "batch");
       for (; drawn < until; drawn++) {
         const made = card(cards[shown[drawn]]);
@@ -166,10 +177,12 @@
       }
       list.append(batch);
       pictures.observe(batch);
+      next.textContent = `show ${Math.min(step, shown.length - drawn)} more`;
+      next.hidden = drawn >= shown.length;
     }
     const end = new IntersectionObserver(
       (entries) => {
-        if (!entries[entries.length - 1].isIntersecting || drawn >= shown.length) return;
+        if (!endless || !entries[entries.length - 1].isIntersecting || drawn >= shown.length) return;
         draw();
         // It reports changes only: watched anew, it tells whether there is still room.
         end.unobserve(more);
