@@ -2,6 +2,7 @@
 
 Run it alone:       ./run_all.sh track1 --config my_route
 Add it to a run:    put `mine: {type: my_route}` under `routes` of a configuration, and a weight under `fusion`.
+Keep several:       copy this file to `my_NAME.py` and say `{type: my_route, file: my_NAME}` (docs/add_a_route.md).
 
 As shipped it scores a page by the share of the question's words that stand on it: weak, but it runs.
 Change `score`; everything else (data, fusion, submission, local score) stays as it is.

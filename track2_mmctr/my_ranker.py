@@ -2,6 +2,7 @@
 
 Run it:             ./run_all.sh track2 --config my_ranker
 Pass a value:       ./run_all.sh track2 --config my_ranker --set ranker.params.hidden=512
+Keep several:       copy this file to `my_NAME.py` and say `ranker: {type: my_ranker, file: my_NAME}`.
 
 As shipped, it is an MLP over the target, the mean of the history and their product: weak, but it runs.
 Change `__init__` and `forward`; data, training, submission and score stay as they are.

@@ -1,6 +1,6 @@
 """What a run knows of its items: vectors of what they are, vectors of how they are used, and their texts.
 
-Each function returns with its answer where it comes from; a fallback (no vectors, no texts) is told through `run.say`.
+Each function returns with its answer where it comes from; a fallback (no vectors, no texts) is told once a run.
 Only the training part of the sequences is read.
 """
 
@@ -32,7 +32,7 @@ def semantic_vectors(run: Prepared) -> tuple[np.ndarray, str]:
     if data.texts is not None and any(one.strip() for one in data.texts):
         with _own_randomness():
             return _encoded(run, data.texts), f"texts, by {run.config.texts.encoder}"
-    run.say("the data has neither item vectors nor texts: semantic vectors are those of co-occurrence")
+    run.say_once("the data has neither item vectors nor texts: semantic vectors are those of co-occurrence")
     return _co_occurrence(run), "co-occurrence in the training part"
 
 
@@ -73,11 +73,11 @@ def item_texts(run: Prepared) -> tuple[list[str], str]:
     names = [f"item {one}" for one in run.data.item_ids.tolist()]
     texts = run.data.texts
     if texts is None or not any(one.strip() for one in texts):
-        run.say("the data has no item texts: an item's text is its ID")
+        run.say_once("the data has no item texts: an item's text is its ID")
         return names, "item IDs"
     empty = [row for row, one in enumerate(texts) if not one.strip()]
     if empty:
-        run.say(f"{len(empty):,} of {len(texts):,} items have no text: theirs is their ID, as {names[empty[0]]!r}")
+        run.say_once(f"{len(empty):,} of {len(texts):,} items have no text: theirs is their ID, as {names[empty[0]]!r}")
     return [one if one.strip() else name for one, name in zip(texts, names, strict=True)], "the data's texts"
 
 
@@ -151,7 +151,9 @@ def _encoded(run: Prepared, texts: Sequence[str]) -> np.ndarray:
     found = encode_texts([texts[row] for row in rows], run.config.texts, run.out / "texts")
     if len(rows) == len(texts):
         return found
-    run.say(f"{len(texts) - len(rows):,} of {len(texts):,} items have no text and get the mean vector of the others")
+    run.say_once(
+        f"{len(texts) - len(rows):,} of {len(texts):,} items have no text and get the mean vector of the others"
+    )
     made = np.repeat(found.mean(axis=0, keepdims=True), len(texts), axis=0)
     made[rows] = found
     return made

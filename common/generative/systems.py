@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,13 @@ class Prepared:
     out: Path
     device: str
     say: Say
+    told: set[str] = field(default_factory=set, compare=False, repr=False)
+
+    def say_once(self, line: str) -> None:
+        """Say a line unless the run has said it: several parts of a model ask for the same vectors and texts."""
+        if line not in self.told:
+            self.told.add(line)
+            self.say(line)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from torch.nn import functional
 from common.errors import DataError
 from common.generative.base import GenerativeRetriever
 from common.generative.beam import Rows, StepFn
+from common.generative.distances import bucket, buckets, distance_bias
 from common.generative.layers import Decoder, Encoder, TransformerConfig
 from common.generative.tiger_batches import Mode, TigerBatch, TigerBatches
 from common.generative.trie_tensors import TensorTrie
@@ -77,8 +78,8 @@ class Tiger(GenerativeRetriever):
         self.users = nn.Embedding(config.user_tokens, config.dim) if config.user_tokens else None
         self.encoder, self.decoder = Encoder(config), Decoder(config)
         self.dropout = nn.Dropout(config.dropout)
-        self.encoder_bias = nn.Embedding(2 * most + 4, heads)
-        self.cross_bias = nn.Embedding(2 * most + 4, heads)
+        self.encoder_bias = nn.Embedding(buckets(most), heads)
+        self.cross_bias = nn.Embedding(buckets(most), heads)
         sizes = self.vocabulary.sizes
         self.heads = None if config.tied else nn.ModuleList(nn.Linear(config.dim, n, bias=False) for n in sizes)
         self._initialise()
@@ -142,7 +143,7 @@ class Tiger(GenerativeRetriever):
         at = torch.arange(skip, batch.items.shape[1], device=memory.device)
         of = self._places(history.items.shape[1], memory.device)
         seen = (of[None, :] < at[:, None]).repeat_interleave(self.levels, 0)
-        bias = self._bias(self.cross_bias, at, of).repeat_interleave(self.levels, 1)
+        bias = distance_bias(self.cross_bias, at, of, self.config.max_items).repeat_interleave(self.levels, 1)
         states = self.decode(wanted, memory, None, bias.masked_fill(~seen, float("-inf")))
         return states[learn], wanted[learn]
 
@@ -162,7 +163,7 @@ class Tiger(GenerativeRetriever):
         of = self._places(width, x.device)
         real = torch.cat([batch.mask.new_ones(len(batch), 1), batch.mask], dim=1)[:, of + 1]
         mask = real[:, None, None, :]
-        bias = self._bias(self.encoder_bias, of, of)
+        bias = distance_bias(self.encoder_bias, of, of, self.config.max_items)
         if self.config.attention == "causal":  # padding is at the end: nothing real sees it
             bias = bias.masked_fill(of[None, :] > of[:, None], float("-inf"))
             memory = self.encoder(x, None, bias)
@@ -171,7 +172,7 @@ class Tiger(GenerativeRetriever):
         if every:
             return memory, mask, bias
         ahead = batch.mask.sum(1)[:, None] - of[None, :]
-        cross = self.cross_bias(self._buckets(ahead, of[None, :])).permute(0, 2, 1)[:, :, None]
+        cross = self.cross_bias(bucket(ahead, of[None, :], self.config.max_items)).permute(0, 2, 1)[:, :, None]
         return memory, mask, cross
 
     def _history(self, batch: TigerBatch) -> Tensor:
@@ -193,15 +194,6 @@ class Tiger(GenerativeRetriever):
         """Return int64 [S], the item of each memory token (0..width - 1); -1 for the first token, of no item."""
         each = 1 if self.config.history == "items" else self.levels + self.config.separator
         return torch.arange(-each, width * each, device=device)[each - 1 :].div(each, rounding_mode="floor")
-
-    def _buckets(self, ahead: Tensor, key: Tensor) -> Tensor:
-        """Return the bias bucket of distances in items; what is of no item has a bucket of its own."""
-        most = self.config.max_items + 1
-        return torch.where(key < 0, 2 * most + 1, ahead.clamp(-most, most) + most)
-
-    def _bias(self, table: nn.Embedding, query: Tensor, key: Tensor) -> Tensor:
-        """Return float [heads, T, S], the bias of each distance between items."""
-        return table(self._buckets(query[:, None] - key[None, :], key[None, :])).permute(2, 0, 1)
 
     def logits(self, states: Tensor, level: int) -> Tensor:
         """Logits [n, sizes[level]] of states [n, D]."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -25,12 +26,15 @@ CHUNK = 65_536
 class Quantizer(ABC):
     """Maps vectors float32 [N, D] to codes int32 [N, L], one code a level, and back.
 
-    A subclass sets `kind`, calls `_ready` at the end of its fit, and gives `_encode`, `_embed`, `_arrays`,
-    `_restore` and `settings`. Everything here is pure per vector: the order of rows and the size of batches
-    change no code.
+    A subclass sets `kind`, calls `_ready` at the end of its fit, and gives `_encode` and `_embed`. What is saved are
+    the attributes that `learnt` names and the constructor's arguments, kept as attributes of the same names; a kind
+    that keeps them otherwise gives `_arrays`, `_restore` and `settings`. Everything here is pure per vector: the order
+    of rows and the size of batches change no code.
 
     Attributes
     ----------
+    learnt
+        Names of the arrays of floats that `fit` sets.
     codebook_sizes
         Number of codes of each level; levels may differ.
     dim
@@ -42,6 +46,7 @@ class Quantizer(ABC):
     """
 
     kind: ClassVar[str]
+    learnt: ClassVar[tuple[str, ...]] = ()
     codebook_sizes: tuple[int, ...]
     dim: int = 0
     version: str = ""
@@ -57,9 +62,9 @@ class Quantizer(ABC):
     def fit(self, x: np.ndarray, *, seed: int) -> Self:
         """Learn the codebooks from float32 [N, D], which may be memory-mapped; same seed and data, same bytes."""
 
-    @abstractmethod
     def settings(self) -> dict[str, Any]:
         """Return the constructor's arguments as JSON values: `type(self)(**settings)` is an unfitted twin."""
+        return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
 
     @abstractmethod
     def _encode(self, x: np.ndarray) -> np.ndarray:
@@ -69,13 +74,16 @@ class Quantizer(ABC):
     def _embed(self, codes: np.ndarray, upto: int) -> np.ndarray:
         """Return float32 [n, D] from the first `upto` levels of checked codes."""
 
-    @abstractmethod
     def _arrays(self) -> dict[str, np.ndarray]:
         """Return what `fit` learnt, for saving and for `version`."""
+        return {name: getattr(self, name) for name in self.learnt}
 
-    @abstractmethod
     def _restore(self, arrays: dict[str, np.ndarray]) -> None:
         """Take back what `_arrays` gave; raise KeyError or ValueError where it does not fit the settings."""
+        for name in self.learnt:
+            if arrays[name].dtype.kind != "f" or not np.isfinite(arrays[name]).all():
+                raise ValueError(f"{name}: expected finite floats, got {arrays[name].dtype}")
+            setattr(self, name, arrays[name])
 
     def encode(self, x: np.ndarray) -> np.ndarray:
         """Return the codes int32 [N, L] of float32 [N, D], chunk by chunk."""
@@ -145,13 +153,14 @@ class Quantizer(ABC):
             )
         return quantizer
 
-    def _ready(self, dim: int, data_digest: str, metrics: dict[str, Any]) -> None:
-        """End a fit: set what is known only now, and the version."""
+    def _ready(self, dim: int, data_digest: str, metrics: dict[str, Any]) -> Self:
+        """End a fit: set what is known only now, and the version; return self."""
         self.dim, self.data_digest, self.metrics = dim, data_digest, metrics
         parts: list[bytes | str] = [self.kind, json.dumps(self.settings(), sort_keys=True), str(dim)]
         for name, array in sorted(self._arrays().items()):
             parts += [name, str(array.dtype), str(array.shape), np.ascontiguousarray(array).tobytes()]
         self.version = digest(*parts)[:16]
+        return self
 
     def _fitted(self) -> None:
         if not self.version:

@@ -11,8 +11,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
+
+from tests.loopback.serving import Serving
 
 LOGIN_PAGE = b"<!DOCTYPE html>\n<html><head><title>Sign in</title></head><body>Please sign in.</body></html>\n" * 8
 
@@ -92,7 +93,7 @@ class _Quiet(ThreadingHTTPServer):
         """Say nothing of clients that hang up."""
 
 
-class WebServer:
+class WebServer(Serving):
     """Use it as a context manager.
 
     Attributes
@@ -119,27 +120,10 @@ class WebServer:
         self.lock = threading.Lock()
         self._http = _Quiet(("127.0.0.1", 0), self.handler())
         self._http.site = self  # pyright: ignore[reportAttributeAccessIssue]
-        self._thread = threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
 
     def handler(self) -> type[BaseHTTPRequestHandler]:
         """Return what answers requests."""
         return Handler
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._http.shutdown()
-        self._http.server_close()
-        self._thread.join()
-
-    @property
-    def address(self) -> str:
-        """Where it listens."""
-        return f"http://127.0.0.1:{self._http.server_address[1]}"
 
     def gets(self, path: str) -> list[Asked]:
         """Return the GETs of a path, in order."""

@@ -21,8 +21,9 @@ from dataclasses import dataclass, field
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from types import TracebackType
 from typing import Any
+
+from tests.loopback.serving import Serving
 
 USER, KEY = "someone", "dummy-key-0123456789abcdef"
 TOKEN = "KGAT_dummy-token-0123456789"  # noqa: S105, invented
@@ -101,7 +102,7 @@ class Call:
     headers: Mapping[str, str]
 
 
-class KaggleServer:
+class KaggleServer(Serving):
     """Use it as a context manager; change `contests`, `faults` and `delivery` between calls."""
 
     def __init__(self, contests: Mapping[str, Contest]) -> None:
@@ -116,23 +117,6 @@ class KaggleServer:
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
         self._http.daemon_threads = True
         self._http.kaggle = self  # pyright: ignore[reportAttributeAccessIssue]
-        self._thread = threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-
-    def __enter__(self) -> KaggleServer:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._http.shutdown()
-        self._http.server_close()
-        self._thread.join()
-
-    @property
-    def address(self) -> str:
-        """Where it listens."""
-        return f"http://127.0.0.1:{self._http.server_address[1]}"
 
     def environ(self, home: Path, *, login: str = "key") -> dict[str, str]:
         """Return what leads the client here, with a home of its own; `login`: "key", "token" or "none"."""

@@ -135,7 +135,8 @@ def test_a_run_leaves_a_valid_submission_a_record_and_the_next_command(home: Pat
         "predictions",
     }
     (said,) = re.findall(r"next: +\S+ -m track2_mmctr (.*)", output)
-    assert "AUC" in done(*said.split())
+    assert said.split()[0] == "report" and "report.html" in done(*said.split())
+    assert (folder / "report.html").is_file()
 
 
 def test_the_same_seed_gives_the_same_file_and_another_seed_does_not(home: Path, tmp_path: Path) -> None:

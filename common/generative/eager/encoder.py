@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from common.generative.distances import buckets, distance_bias
 from common.generative.eager.config import EagerConfig
 from common.generative.layers import Encoder
 
@@ -36,11 +37,6 @@ class HistoryEncoder(nn.Module):
         return self.layers(x, memory_mask(mask), bias)
 
 
-def buckets(most: int) -> int:
-    """Return the number of bias buckets for histories of `most` items."""
-    return 2 * most + 4
-
-
 def places(width: int, device: torch.device) -> Tensor:
     """Return int64 [width + 1]: the item of each memory token, -1 for the first."""
     return torch.arange(-1, width, device=device)
@@ -49,14 +45,3 @@ def places(width: int, device: torch.device) -> Tensor:
 def memory_mask(mask: Tensor) -> Tensor:
     """Return bool [B, 1, 1, T + 1]: which memory tokens of histories with `mask` [B, T] are real."""
     return torch.cat([mask.new_ones(len(mask), 1), mask], dim=1)[:, None, None, :]
-
-
-def bucket(ahead: Tensor, key: Tensor, most: int) -> Tensor:
-    """Return the bias bucket of distances in items; the first memory token (key -1) has one of its own."""
-    reach = most + 1
-    return torch.where(key < 0, 2 * reach + 1, ahead.clamp(-reach, reach) + reach)
-
-
-def distance_bias(table: nn.Embedding, query: Tensor, key: Tensor, most: int) -> Tensor:
-    """Return float [heads, T, S]: the bias between places of queries [T] and of memory tokens [S]."""
-    return table(bucket(query[:, None] - key[None, :], key[None, :], most)).permute(2, 0, 1)

@@ -8,9 +8,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from common.generative.beam import Rows, StepFn
+from common.generative.distances import bucket, buckets, distance_bias
 from common.generative.eager.codes import START, SUMMARY, CodeTables
 from common.generative.eager.config import EagerConfig
-from common.generative.eager.encoder import bucket, buckets, distance_bias, places
+from common.generative.eager.encoder import places
 from common.generative.layers import Decoder, DecoderCache
 from common.generative.tiger import sibling_codes
 from common.generative.trie import PrefixTrie

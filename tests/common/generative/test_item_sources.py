@@ -57,6 +57,8 @@ def test_given_vectors_come_before_texts_and_texts_before_co_occurrence(
     run, said = run_of(tmp_path / "c", toy())
     vectors, source = semantic_vectors(run)
     assert "neither item vectors nor texts" in said[0] and "co-occurrence" in source
+    semantic_vectors(run)
+    assert len(said) == 1  # a model asks for them more than once
     assert np.array_equal(vectors, co_occurrence_vectors(run.split.train, dim=8, window=5, seed=run.config.seed))
 
 

@@ -14,7 +14,7 @@ from common.hashing import file_digest
 from common.planted import additive_vectors
 from common.tokenizers import QUANTIZERS, load_quantizer, quantizer_class
 from common.tokenizers.balanced_tree import BalancedKMeansTree
-from common.tokenizers.base import Quantizer
+from common.tokenizers.base import Quantizer, read_header
 from common.tokenizers.faiss_codes import ProductQuantizer, ResidualQuantizer
 from common.tokenizers.quality import level_quality
 from common.tokenizers.rq_kmeans import RQKMeans
@@ -268,3 +268,36 @@ def test_a_memory_mapped_array_is_read_in_parts(name: str, tmp_path: Path) -> No
         tracemalloc.stop()
     assert peak < vectors.nbytes / 2
     assert np.array_equal(codes[-1000:], quantizer.encode(block[-1000:]))
+
+
+class Halves(Quantizer):
+    """The least that a kind gives: what is learnt is named, and settings are attributes."""
+
+    kind, learnt = "halves", ("middle",)
+    middle: np.ndarray
+
+    def __init__(self, levels: int = 2) -> None:
+        self.codebook_sizes, self.metrics = (2,) * levels, {}
+
+    def fit(self, x: np.ndarray, *, seed: int) -> "Halves":
+        self.middle = x.mean(axis=0)[: self.levels]
+        return self._ready(x.shape[1], "", {})
+
+    def _encode(self, x: np.ndarray) -> np.ndarray:
+        return (x[:, : self.levels] > self.middle).astype(np.int32)
+
+    def _embed(self, codes: np.ndarray, upto: int) -> np.ndarray:
+        return np.zeros((len(codes), self.dim), np.float32)
+
+
+def test_a_kind_that_names_what_it_learns_is_saved_and_read(x: np.ndarray, tmp_path: Path) -> None:
+    one = Halves(levels=3).fit(x, seed=0)
+    assert one.settings() == {"levels": 3}
+    one.save(tmp_path / "q")
+    again = Halves.read(read_header(tmp_path / "q"), tmp_path / "q")
+    assert again.version == one.version and np.array_equal(again.encode(x), one.encode(x))
+    for bad in (np.full(3, np.nan, np.float32), np.zeros(3, np.int32)):
+        one.middle = bad
+        one.save(tmp_path / "bad")
+        with pytest.raises(DataError, match="finite floats"):
+            Halves.read(read_header(tmp_path / "bad"), tmp_path / "bad")
