@@ -63,8 +63,8 @@ def find_run(runs: Path, name: str, track: str | None = None) -> Path:
     if not folders:
         raise DataError(f"there is no {kind} yet", where=runs, got=name, todo=f"make one: {HOW_TO_RUN}")
     if name == LAST:
-        finished = (path for path in reversed(folders) if _record(path, "status") == "finished")
-        return next(finished, folders[-1])
+        newest = _newest_first(folders)
+        return next((path for path in newest if _record(path, "status") == "finished"), newest[0])
     found = _matches(folders, name)
     if len(found) == 1:
         return found[0]
@@ -93,6 +93,16 @@ def _record(folder: Path, key: str) -> str:
     except (OSError, ValueError, KeyError, TypeError):
         found = _NAME.fullmatch(folder.name)
         return found["track"] if found and key == "track" else ""
+
+
+def _newest_first(folders: Sequence[Path]) -> list[Path]:
+    """Return the folders by the second they started, and those of one second by when their record was written last."""
+
+    def written(folder: Path) -> int:
+        record = folder / "run.json"
+        return record.stat().st_mtime_ns if record.is_file() else 0
+
+    return sorted(folders, key=lambda path: (_stamp(path), written(path), path.name), reverse=True)
 
 
 def run_track(folder: Path) -> str:

@@ -1,5 +1,6 @@
 """Which folder a short name means."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -98,3 +99,12 @@ def test_a_short_name_finds_its_run(runs: Path) -> None:
     assert short[DIN] == "bb0001" and short[LEXICAL] == LEXICAL
     assert all(find_run(runs, short[name]).name == name for name in names)
     assert short_names(["a-b", "b-c", "c-last", "x"]) == {"a-b": "a-b", "b-c": "b-c", "c-last": "c-last", "x": "x"}
+
+
+def test_of_runs_that_started_in_one_second_the_last_is_the_one_that_ended_last(tmp_path: Path) -> None:
+    for name, ended in (("20261130T000000Z-track1-b-aaaaaa", 1), ("20261130T000000Z-track1-a-bbbbbb", 2)):
+        record = tmp_path / name / "run.json"
+        record.parent.mkdir()
+        record.write_text('{"track": "track1", "status": "finished"}')
+        os.utime(record, ns=(ended, ended))
+    assert find_run(tmp_path, "last").name.endswith("bbbbbb")

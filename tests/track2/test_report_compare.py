@@ -204,7 +204,7 @@ def shown(browser_page: BrowserPage, path: Path, key: str, choice: Sequence[str]
     section.locator("input[type=search]").fill(word)
     until(tab, f"document.querySelectorAll('#{key} .card').length > 0")
     first = section.locator(".card").first
-    assert word in first.inner_text().lower()
+    assert word in (first.text_content() or "").lower()
     until(tab, f"[...document.querySelectorAll('#{key} .card img')].some((image) => image.naturalWidth > 0)")
     tab.set_viewport_size({"width": 360, "height": 780})
     until(tab, REDRAWN)
