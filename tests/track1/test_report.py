@@ -433,6 +433,19 @@ def test_time_memory_and_faults_are_the_record_s(folder: Path) -> None:
     assert faults.rows == [["read", "<b>page 3", "damaged"]]
 
 
+def test_failed_items_and_figures_that_cannot_be_read_are_said(folder: Path) -> None:
+    before = [gap.what for gap in read_run(folder).gaps]
+    assert not any("faults.jsonl" in what or "metrics.json" in what for what in before)
+    record = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps(record | {"faults": 3}))
+    (folder / "faults.jsonl").write_text('{"stage": "read", "it')
+    (folder / "metrics.json").write_text("{")
+    said = " ".join(gap.what for gap in read_run(folder).gaps)
+    assert "faults.jsonl cannot be read" in said and "3 failed items" in said and "metrics.json cannot be read" in said
+    (folder / "faults.jsonl").unlink()
+    assert "3 failed items" in " ".join(gap.what for gap in read_run(folder).gaps)
+
+
 # --- pictures ---
 
 

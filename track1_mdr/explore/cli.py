@@ -9,8 +9,6 @@ from typing import Annotated
 
 import typer
 
-from common import cli
-
 DataOption = Annotated[
     Path | None, typer.Option("--data", help="Data root [default: MIRC_DATA, else data/, else data/sample]")
 ]
@@ -43,15 +41,11 @@ def add_explore(
 
         Example: python -m track1_mdr explore --data data/sample
         """
-        from common.explore.findings import counted, render
-        from common.pages.render import write_page
+        from common.explore.command import finish
         from track1_mdr.explore.page import explore as look
 
         with reported(debug):
             root, target = data_root(data), out or home / "runs" / "explore-track1.html"
             explored = look(root, cache_folder(cache), ocr=ocr, samples=samples, seed=seed)
-            size = write_page(target, explored.page)
-            cli.print_rich(render(explored.findings))
-            say(counted(explored.findings))
-            say(f"wrote {target} ({size / 1e6:.1f} MB): open it in a browser")
-            say(f"next: python -m track1_mdr run --config lexical --data {root}")
+            following = f"python -m track1_mdr run --config lexical --data {root}"
+            finish(explored.findings, explored.page, target, following, say)

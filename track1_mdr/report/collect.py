@@ -143,10 +143,10 @@ def read_run(folder: Path) -> RunFiles:
         record,
         config,
         values,
-        _json(folder / "metrics.json"),
+        _metrics(folder / "metrics.json", gaps),
         sources,
         _submission(record, bool(sources), gaps),
-        _faults(folder / "faults.jsonl"),
+        _faults(folder / "faults.jsonl", record, gaps),
         gaps,
     )
 
@@ -177,11 +177,22 @@ def _config(path: Path, gaps: list[Gap]) -> tuple[RunConfig | None, dict[str, An
         return None, values
 
 
-def _faults(path: Path) -> list[dict[str, str]]:
+def _metrics(path: Path, gaps: list[Gap]) -> dict[str, Any]:
+    """Return the score report; a run without gold has none, a damaged one is a gap."""
+    found = _json(path)
+    if not found and path.is_file():
+        gaps.append(Gap(f"{path.name} cannot be read: whether the figures are those of the run's day is not checked."))
+    return found
+
+
+def _faults(path: Path, record: Mapping[str, Any], gaps: list[Gap]) -> list[dict[str, str]]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
         return [{name: str(value) for name, value in json.loads(line).items()} for line in lines if line.strip()]
     except (OSError, ValueError, AttributeError):
+        count = record.get("faults")
+        if count or path.is_file():
+            gaps.append(Gap(f"{path.name} cannot be read: the run's record counts {count} failed items."))
         return []
 
 

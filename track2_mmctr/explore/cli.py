@@ -9,7 +9,6 @@ from typing import Annotated
 
 import typer
 
-from common import cli
 from track2_mmctr.options import CacheOption, DataOption, DebugOption
 
 
@@ -36,15 +35,11 @@ def add_explore(
 
         Example: python -m track2_mmctr explore --data data/sample
         """
-        from common.explore.findings import counted, render
-        from common.pages.render import write_page
+        from common.explore.command import finish
         from track2_mmctr.explore.page import explore as look
 
         with reported(debug):
             root, target = data_root(data), out or home / "runs" / "explore-track2.html"
             explored = look(root, cache_folder(cache), samples=samples, seed=seed)
-            size = write_page(target, explored.page)
-            cli.print_rich(render(explored.findings))
-            say(counted(explored.findings))
-            say(f"wrote {target} ({size / 1e6:.1f} MB): open it in a browser")
-            say(f"next: python -m track2_mmctr run --config baseline --data {root}")
+            following = f"python -m track2_mmctr run --config baseline --data {root}"
+            finish(explored.findings, explored.page, target, following, say)

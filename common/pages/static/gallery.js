@@ -182,7 +182,7 @@
     }
     const end = new IntersectionObserver(
       (entries) => {
-        if (!endless || !entries[entries.length - 1].isIntersecting || drawn >= shown.length) return;
+        if (!entries[entries.length - 1].isIntersecting || drawn >= shown.length) return;
         draw();
         // It reports changes only: watched anew, it tells whether there is still room.
         end.unobserve(more);
@@ -218,6 +218,7 @@
       list.replaceChildren();
       count.textContent = `shown ${Page.number(shown.length)} of ${Page.number(cards.length)} ${source.noun}`;
       draw();
+      if (!endless) return;
       end.unobserve(more);
       end.observe(more);
     }
