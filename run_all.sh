@@ -3,7 +3,7 @@
 # ./run_all.sh test     set everything up, run lint, type checks and tests
 # ./run_all.sh track1 … set everything up, then: python -m track1_mdr run …
 # ./run_all.sh track2 … the same for track2_mmctr
-# ./run_all.sh setup    set everything up, no more
+# ./run_all.sh setup    set everything up, no more; "setup cluster" adds Ray and Milvus (requirements-cluster.txt)
 #
 # PYTHON names the interpreter (3.11 or later); MIRC_DATA the data root (default: data/, else the shipped sample).
 set -euo pipefail
@@ -13,8 +13,9 @@ new_enough() {
     "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null
 }
 
+# Install requirements.txt and the named further files.
 setup() {
-    local python=${PYTHON:-}
+    local python=${PYTHON:-} file missing=() arguments=()
     if [ -z "$python" ]; then
         for candidate in python3 python3.11 python3.12 python3.13 python3.14 python; do
             if new_enough "$candidate"; then
@@ -30,15 +31,17 @@ setup() {
         echo "error: no Python 3.11 or later found; install one, or name it: PYTHON=/path/to/python ./run_all.sh" >&2
         exit 2
     fi
-    # The stamp is the requirements of the last finished install: the same ones install nothing again.
-    if [ -x .venv/bin/python ] && cmp -s requirements.txt .venv/requirements.installed; then
-        return
-    fi
+    # A stamp is the file of the last finished install: the same one installs nothing again.
+    for file in requirements.txt "$@"; do
+        arguments+=(-r "$file")
+        if [ ! -x .venv/bin/python ] || ! cmp -s "$file" ".venv/${file%.txt}.installed"; then missing+=("$file"); fi
+    done
+    if [ ${#missing[@]} = 0 ]; then return; fi
     echo "setting up .venv (the first time takes a few minutes and about 7 GB)"
     # Without a stamp an earlier set-up may have stopped half-way: venv completes what is there.
     [ -x .venv/bin/python ] && [ -f .venv/requirements.installed ] || "$python" -m venv .venv
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
-    cp requirements.txt .venv/requirements.installed
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check "${arguments[@]}"
+    for file in "${missing[@]}"; do cp "$file" ".venv/${file%.txt}.installed"; done
 }
 
 # Whether the data root may hold one of the named folders: the default root always may.
@@ -105,12 +108,13 @@ all)
     real_data
     ;;
 test)
-    setup
+    setup requirements-cluster.txt
     shift
     .venv/bin/ruff check .
     .venv/bin/ruff format --check .
     .venv/bin/basedpyright
-    .venv/bin/python -m pytest "$@"
+    # Two processes: more would wait for each other's torch threads. A file's tests stay together and share fixtures.
+    .venv/bin/python -m pytest -n 2 --dist loadfile "$@"
     ;;
 track1)
     setup
@@ -123,7 +127,14 @@ track2)
     .venv/bin/python -m track2_mmctr run "$@"
     ;;
 setup)
-    setup
+    case "${2:-}" in
+    "") setup ;;
+    cluster) setup requirements-cluster.txt ;;
+    *)
+        echo "error: unknown set-up '$2'; the one there is: ./run_all.sh setup cluster" >&2
+        exit 2
+        ;;
+    esac
     ;;
 -h | --help | help)
     sed -n '2,9s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"

@@ -33,6 +33,7 @@ class Skeleton:
             path.mkdir()
         shutil.copy(root / "run_all.sh", self.home)
         (self.home / "requirements.txt").write_text("numpy==1\n")
+        (self.home / "requirements-cluster.txt").write_text("ray==1\n")
         for tool in TOOLS:
             found = shutil.which(tool)
             assert found is not None, tool
@@ -68,6 +69,7 @@ def skeleton(tmp_path: Path, root: Path) -> Skeleton:
 
 
 INSTALL = "venv/python -m pip install --quiet --disable-pip-version-check -r requirements.txt"
+CLUSTER = f"{INSTALL} -r requirements-cluster.txt"
 
 
 def test_help_names_every_verb_and_sets_nothing_up(skeleton: Skeleton) -> None:
@@ -139,6 +141,22 @@ def test_a_second_set_up_installs_nothing_and_new_requirements_install_again(ske
     assert skeleton.calls() == [INSTALL]  # the environment stays
 
 
+def test_the_cluster_extras_are_installed_when_asked_for_and_once(skeleton: Skeleton) -> None:
+    skeleton.python("python3")
+    assert skeleton.run("setup", "cluster").returncode == 0
+    assert skeleton.calls() == ["python3 -m venv .venv", CLUSTER]
+    for again in (("setup", "cluster"), ("setup",)):
+        assert skeleton.run(*again).returncode == 0
+        assert skeleton.calls() == []
+    (skeleton.home / "requirements-cluster.txt").write_text("ray==2\n")
+    assert skeleton.run("setup").returncode == 0
+    assert skeleton.calls() == []  # what was not asked for stays as it is
+    assert skeleton.run("test").returncode == 0
+    assert skeleton.calls()[0] == CLUSTER
+    wrong = skeleton.run("setup", "clutser")
+    assert wrong.returncode == 2 and "setup cluster" in wrong.stderr
+
+
 def test_an_install_that_failed_is_done_again(skeleton: Skeleton) -> None:
     skeleton.python("python3")
     (skeleton.fail / "python").touch()
@@ -192,7 +210,7 @@ def test_test_runs_lint_types_and_tests_and_passes_arguments_to_pytest(skeleton:
     skeleton.calls()
     assert skeleton.run("test", "-k", "bm25").returncode == 0
     checks = ["venv/ruff check .", "venv/ruff format --check .", "venv/basedpyright "]
-    assert skeleton.calls() == [*checks, "venv/python -m pytest -k bm25"]
+    assert skeleton.calls() == [CLUSTER, *checks, "venv/python -m pytest -n 2 --dist loadfile -k bm25"]
 
 
 @pytest.mark.parametrize("tool", ["ruff", "basedpyright", "python"])
