@@ -113,8 +113,9 @@ test)
     .venv/bin/ruff check .
     .venv/bin/ruff format --check .
     .venv/bin/basedpyright
-    # Two processes: more would wait for each other's torch threads. A file's tests stay together and share fixtures.
-    .venv/bin/python -m pytest -n 2 --dist loadfile "$@"
+    # Two processes of one thread each: threads of two processes on two cores spend their time waiting for each other.
+    # A file's tests stay together and share fixtures.
+    OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} .venv/bin/python -m pytest -n 2 --dist loadfile "$@"
     ;;
 track1)
     setup

@@ -21,7 +21,7 @@ from rich.table import Table
 from benchmarks.cart_pages import BM25, MINILM, ROOT, scores
 from common.cli import main as cli_main
 from common.faults import FaultLog
-from common.index import FaissIndex
+from common.index.faiss_index import FaissIndex
 from track1_mdr.config import DataConfig, DenseTextConfig
 from track1_mdr.datasets.mmdocir import load_mmdocir
 from track1_mdr.datasets.tables import Passages, Scored, TaskTables

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -86,7 +87,12 @@ def print_rich(renderable: object) -> None:
 
 
 def main(call: Callable[[], None]) -> None:
-    """Run a command line with line-buffered output, so that logs of long runs are in order."""
+    """Run a command line with line-buffered output, so that logs of long runs are in order.
+
+    Idle threads of OpenMP (torch, faiss, scikit-learn) sleep instead of spinning: beside another job on the same
+    cores, spinning ones take the time that the working ones wait for. It must be said before the library is loaded.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     for stream in (sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:

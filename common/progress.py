@@ -9,6 +9,13 @@ from typing import TypeVar, cast
 from tqdm import tqdm
 
 T = TypeVar("T")
+_hushed = False
+
+
+def hush() -> None:
+    """Show no bar from now on in this process: another one shows them."""
+    global _hushed
+    _hushed = True
 
 
 def progress(items: Iterable[T], what: str, *, total: int | None = None, unit: str = "it") -> Iterator[T]:
@@ -19,6 +26,6 @@ def progress(items: Iterable[T], what: str, *, total: int | None = None, unit: s
 def bar(what: str, *, total: int | None = None, unit: str = "it", items: Iterable[T] | None = None) -> tqdm[T]:
     """Return a tqdm bar to update by hand; disabled when standard error is not a terminal."""
     made = tqdm(
-        items, desc=what, total=total, unit=unit, disable=not sys.stderr.isatty(), dynamic_ncols=True, leave=False
+        items, desc=what, total=total, unit=unit, disable=_hushed or not sys.stderr.isatty(), dynamic_ncols=True, leave=False
     )
     return cast("tqdm[T]", made)  # without items the type of the bar's items is not known

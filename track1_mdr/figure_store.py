@@ -10,18 +10,18 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from common.atomic import atomic_path
+from common.engine.base import Engine, Failed, Item, sendable
+from common.engine.local import LOCAL
 from common.faults import FaultLog
 from common.hashing import digest
 from common.progress import bar
 from track1_mdr.datasets.tables import ImageSource
-from track1_mdr.datasets.workers import Failed, Item, WorkerPool
 from track1_mdr.figures import Box, FigureLimits, crop, find_figures, top_part
 from track1_mdr.keypoints import LONG_SIDE, VECTOR, WINDOWS, Keypoints, detect, shrink, thumbnail_vectors
 
@@ -34,6 +34,8 @@ IMAGE_SECONDS = 120.0
 
 Task = list[tuple[int, str]]
 """(row, content key) of the images of one shard."""
+Report = tuple[int, str | None]
+"""(row, error or None) of an image."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,14 @@ class Recipe:
     def views(self) -> int:
         """Thumbnails of each region: figures are also seen in part, since a query may be cut out of one."""
         return 1 if self.kind == "whole" else len(WINDOWS)
+
+
+@dataclass(frozen=True)
+class _Described:
+    """A shard's file as a worker sends it, and the keys of its images."""
+
+    keys: list[str]
+    content: bytes
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,7 +133,8 @@ class _Shard:
 class FigureStore:
     """The descriptions made by one recipe, below `folder`."""
 
-    def __init__(self, folder: Path, recipe: Recipe) -> None:
+    def __init__(self, folder: Path, recipe: Recipe, engine: Engine = LOCAL) -> None:
+        self.engine = engine
         self.folder = folder / recipe.name
         self.recipe = recipe
 
@@ -164,29 +175,39 @@ class FigureStore:
                 shown.update(1)
         return self._table(keys)
 
-    def _run(self, missing: Task, images: ImageSource, workers: int) -> Iterator[tuple[int, str | None]]:
+    def _run(self, missing: Task, images: ImageSource, workers: int) -> Iterator[Report]:
         """Describe in shards; yield (row, error or None) for each image."""
         tasks = [missing[i : i + SHARD_IMAGES] for i in range(0, len(missing), SHARD_IMAGES)]
-        setup = partial(_start_worker, images, self.recipe, self.folder)
-        if workers <= 1 or len(missing) < POOL_FROM or not _sendable(images):
+        setup = partial(_start_worker, images, self.recipe)
+        if self.engine.parallel(workers) <= 1 or len(missing) < POOL_FROM or not sendable(images):
             for task in tasks:
-                yield from _describe_shard((images, self.recipe, self.folder), task)
+                for value in _describe_shard((images, self.recipe), task):
+                    yield from self._kept(value)
             return
-        with WorkerPool(_describe_shard, setup, workers, IMAGE_SECONDS) as pool:
+        with self.engine.pool(_describe_shard, setup, workers=workers, timeout=IMAGE_SECONDS) as pool:
             reported: set[int] = set()
             lost: Task = []
             for event in pool.run(tasks):
                 if isinstance(event, Item):
-                    reported.add(event.value[0])
-                    yield event.value
+                    for row, error in self._kept(event.value):
+                        reported.add(row)
+                        yield row, error
                 elif isinstance(event, Failed):
                     lost += tasks[event.task]
             # A worker that died takes its shard with it: one image at a time finds the one to blame.
             for event in pool.run([[item] for item in lost]):
-                if isinstance(event, Item) and event.value[0] not in reported:
-                    yield event.value
+                if isinstance(event, Item):
+                    yield from (one for one in self._kept(event.value) if one[0] not in reported)
                 elif isinstance(event, Failed):
                     yield lost[event.task][0], event.reason
+
+    def _kept(self, value: _Described | Report) -> Iterator[Report]:
+        """Write a shard that was described; pass on what is said of an image."""
+        if isinstance(value, _Described):
+            with atomic_path(self.folder / f"shard-{digest(*value.keys)[:24]}.safetensors") as temporary:
+                temporary.write_bytes(value.content)
+        else:
+            yield value
 
     def _shards(self) -> list[_Shard]:
         opened = [_Shard.open(path) for path in sorted(self.folder.glob("shard-*.safetensors"))]
@@ -244,9 +265,9 @@ def regions(image: np.ndarray, recipe: Recipe) -> list[Box]:
     return [*find_figures(image, recipe.limits), top_part(width, height)]
 
 
-def _describe_shard(state: tuple[ImageSource, Recipe, Path], task: Task) -> Iterator[tuple[int, str | None]]:
-    """Describe the images and write their shard; yield (row, error or None) after each image."""
-    images, recipe, folder = state
+def _describe_shard(state: tuple[ImageSource, Recipe], task: Task) -> Iterator[Report | _Described]:
+    """Describe the images: yield (row, error or None) of each, and before the last one's their shard."""
+    images, recipe = state
     done: list[str] = []
     described: list[list[tuple[np.ndarray, tuple[int, int], Keypoints]]] = []
     for row, key in task:
@@ -264,12 +285,13 @@ def _describe_shard(state: tuple[ImageSource, Recipe, Path], task: Task) -> Iter
         except Exception as caught:  # whatever is wrong with one image, the others go on
             error = f"{type(caught).__name__}: {caught}"
         if (row, key) == task[-1] and done:
-            _write(folder, done, described)
+            yield _Described(done, _content(done, described))
         yield row, error
 
 
-def _write(folder: Path, keys: list[str], described: list[list[tuple[np.ndarray, tuple[int, int], Keypoints]]]) -> None:
-    from safetensors.numpy import save_file
+def _content(keys: list[str], described: list[list[tuple[np.ndarray, tuple[int, int], Keypoints]]]) -> bytes:
+    """Return the file of a shard."""
+    from safetensors.numpy import save
 
     figures = [figure for image in described for figure in image]
     tensors = {
@@ -280,24 +302,15 @@ def _write(folder: Path, keys: list[str], described: list[list[tuple[np.ndarray,
         "points": np.concatenate([points.points for _, _, points in figures]),
         "descriptors": np.concatenate([points.descriptors for _, _, points in figures]),
     }
-    with atomic_path(folder / f"shard-{digest(*keys)[:24]}.safetensors") as temporary:
-        save_file(tensors, temporary, metadata={"keys": json.dumps(keys)})
+    return save(tensors, metadata={"keys": json.dumps(keys)})
 
 
 def _starts(counts: list[int]) -> np.ndarray:
     return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
 
 
-def _sendable(images: ImageSource) -> bool:
-    try:
-        ForkingPickler.dumps(images)
-    except Exception:
-        return False
-    return True
-
-
-def _start_worker(images: ImageSource, recipe: Recipe, folder: Path) -> tuple[Any, Recipe, Path]:
+def _start_worker(images: ImageSource, recipe: Recipe) -> tuple[Any, Recipe]:
     import cv2
 
     cv2.setNumThreads(1)
-    return images, recipe, folder
+    return images, recipe

@@ -12,6 +12,7 @@ import typer
 from common import cli
 from common.download.cli import Track
 from common.download.cli import add_command as add_download
+from common.training.options import RayAddressOption, TrainEngineOption, TrainWorkersOption
 from track2_mmctr.explore.cli import add_explore
 from track2_mmctr.options import CacheOption, ConfigOption, DataOption, DebugOption, OutOption, SetOption, TaskOption
 from track2_mmctr.prepare_cli import add_prepare
@@ -163,20 +164,29 @@ def run(
     out: OutOption = None,
     overrides: SetOption = None,
     cache: CacheOption = None,
+    engine: TrainEngineOption = "local",
+    workers: TrainWorkersOption = 2,
+    address: RayAddressOption = None,
     debug: DebugOption = False,
 ) -> None:
     """Train a ranker and write a validated submission, with its local score. Resumes after an interruption.
 
-    Several processes: torchrun --nproc-per-node 2 -m track2_mmctr run --config din
+    Several processes, each with its share of every batch, on storage that all of them see:
+    torchrun --nproc-per-node 2 -m track2_mmctr run --config din, or --engine ray --workers 2.
 
     Example: python -m track2_mmctr run --config din --data data/sample --set train.epochs=3
     """
-    from track2_mmctr.app import load, print_result, run_config
+    from track2_mmctr.app import load, print_result, run_config, run_on_ray
 
     with reported(debug):
         root, loaded = data_root(data), load(config, overrides or [])
-        target = out or default_out(loaded.name, root)
-        result = run_config(loaded, root, target, cache_folder(cache), ROOT, os.environ, say)
+        target = (out or default_out(loaded.name, root)).resolve()
+        kept = cache_folder(cache)
+        if engine == "ray":
+            place = {"workers": workers, "address": address, "here": Path.cwd()}
+            result = run_on_ray(loaded, root, target, kept, ROOT, say, **place)
+        else:
+            result = run_config(loaded, root, target, kept, ROOT, os.environ, say)
         if result is not None:
             print_result(result, root, say)
 

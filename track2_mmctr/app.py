@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common.config import load_config, make_config
 from common.device import choose_device
 from common.experiment import cores
+from common.progress import hush
+from common.training.distributed import World, init_world, main_first
 from track2_mmctr.config import CONFIG_FOLDER, RunConfig
 from track2_mmctr.pipeline import RunResult, fit_run, run, training_key
 from track2_mmctr.rankers.base import Environment
-from track2_mmctr.training.distributed import init_world
 
 if TYPE_CHECKING:
     from common.submission.mmctr import Task
@@ -28,7 +30,7 @@ def make_environment(config: RunConfig, cache: Path, variables: Mapping[str, str
     world = init_world(variables, device)
     if device == "cuda" and world.size > 1:
         device = f"cuda:{variables.get('LOCAL_RANK', '0')}"
-    return Environment(device, max(1, cores() // world.size), cache, world)
+    return Environment(device, world.threads(cores()), cache, world)
 
 
 def run_config(
@@ -41,8 +43,44 @@ def run_config(
     say: Say,
 ) -> RunResult | None:
     """Run a configuration; None in those of torchrun's processes that only help to train."""
-    environment = make_environment(config, cache, variables)
+    return run_together(config, root, out, make_environment(config, cache, variables), home, say)
+
+
+def run_on_ray(
+    config: RunConfig,
+    root: Path,
+    out: Path,
+    cache: Path,
+    home: Path,
+    say: Say,
+    *,
+    workers: int,
+    address: str | None,
+    here: Path,
+) -> RunResult:
+    """Run a configuration in `workers` processes of a Ray cluster, the first of which does what is not training.
+
+    Data, cache, runs and the submission must be on storage that all nodes share. `here` is the working folder.
+    """
+    from common.training.ray_train import train_on_ray
+
+    task = partial(_run_worker, config, root, out, cache, home)
+    folder = cache / "track2" / "training"
+    return train_on_ray(task, workers=workers, address=address, folder=folder, device=config.device, here=here, say=say)
+
+
+def _run_worker(
+    config: RunConfig, root: Path, out: Path, cache: Path, home: Path, world: World, device: str, say: Say
+) -> RunResult | None:
+    return run_together(config, root, out, Environment(device, world.threads(cores()), cache, world), home, say)
+
+
+def run_together(
+    config: RunConfig, root: Path, out: Path, environment: Environment, home: Path, say: Say
+) -> RunResult | None:
+    """Run a configuration as one of the processes of a world; None in those that only help to train."""
     if not environment.world.main:
+        hush()
         follow(config, root, environment)
         return None
     say(f"configuration {config.name}, data {root}, seed {config.seed}, {environment.device}")
@@ -53,9 +91,11 @@ def follow(config: RunConfig, root: Path, environment: Environment) -> None:
     """Train along with the main process, which writes everything."""
     from track2_mmctr.datasets.microlens import find_folder, load_data
 
-    data = load_data(find_folder(root), config.data, config.features, environment.cache)
-    folder = environment.cache / "track2" / "training" / training_key(config, data)
-    fit_run(config, data, environment, folder, lambda _: None)
+    with main_first(environment.world):  # packed data are kept: the others read them
+        data = load_data(find_folder(root), config.data, config.features, environment.cache)
+    if config.ranker.neural:
+        folder = environment.cache / "track2" / "training" / training_key(config, data)
+        fit_run(config, data, environment, folder, lambda _: None)
 
 
 def load(name: str, overrides: Sequence[str]) -> RunConfig:

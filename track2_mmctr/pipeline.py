@@ -17,6 +17,7 @@ from common.logits import sigmoid
 from common.metrics.ctr import auc
 from common.submission.mmctr import write_submission
 from common.submission.mmctr_validate import ValidationReport
+from common.training.distributed import main_first
 from track2_mmctr.config import RunConfig
 from track2_mmctr.datasets.microlens import find_folder, load_data
 from track2_mmctr.datasets.tables import CtrData, ItemTable, Split, SplitName
@@ -134,6 +135,8 @@ def fit_run(
 ) -> FittedRun:
     """Fit the configured ranker on `data.train`; `folder` is where unfinished training is kept to be resumed.
 
+    Of several processes all call it; what the main one returns knows the AUC on valid.
+
     Raises
     ------
     UserError
@@ -145,6 +148,8 @@ def fit_run(
             raise DataError(f"training needs {name}.parquet with labels", where=data.folder, todo="see data/README.md")
     fit = _fit_neural if config.ranker.neural else _fit_other
     fitted = fit(config, data, environment, folder, say, on_evaluation)
+    if not environment.world.main:
+        return fitted  # it has helped to train, and that is all
     valid = data.splits["valid"]
     assert valid.label is not None  # noqa: S101 - checked above
     fitted.valid_logits = fitted.predict(valid)
@@ -231,7 +236,7 @@ def run(
     with Experiment(
         runs, "track2", config, config.seed, repository=repository, device=environment.device, data=root
     ) as record:
-        with record.stage("read data"):
+        with record.stage("read data"), main_first(environment.world):
             data = load_data(find_folder(root), config.data, config.features, environment.cache)
         for note in data.notes:
             say(f"note: {note}")

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,16 +27,17 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from common.atomic import atomic_path, write_text
+from common.encoders import spread as elsewhere
+from common.encoders.batches import Batch, Encoded, encode_batches
 from common.encoders.embeddings import Embeddings, MultiEmbeddings, Shard
 from common.errors import DataError
 from common.faults import FaultLog
 from common.hashing import digest, file_digest
 from common.progress import bar
 
-__all__ = ["EmbeddingStore", "Embeddings", "MultiEmbeddings", "encode_halving"]
+__all__ = ["EmbeddingStore", "Embeddings", "MultiEmbeddings"]
 
 T = TypeVar("T")
-Encoded = np.ndarray | Sequence[np.ndarray]
 
 
 class EmbeddingStore:
@@ -95,6 +96,7 @@ class EmbeddingStore:
         shard: tuple[int, int] = (0, 1),
         what: str = "items",
         name: Callable[[int], str] | None = None,
+        spread: elsewhere.Spread | None = None,
         multi: Literal[False] = False,
     ) -> Embeddings: ...
 
@@ -110,6 +112,7 @@ class EmbeddingStore:
         shard: tuple[int, int] = (0, 1),
         what: str = "items",
         name: Callable[[int], str] | None = None,
+        spread: elsewhere.Spread | None = None,
         multi: Literal[True],
     ) -> MultiEmbeddings: ...
 
@@ -124,6 +127,7 @@ class EmbeddingStore:
         shard: tuple[int, int] = (0, 1),
         what: str = "items",
         name: Callable[[int], str] | None = None,
+        spread: elsewhere.Spread | None = None,
         multi: bool = False,
     ) -> Embeddings | MultiEmbeddings:
         """Encode the items that the store lacks, and return the embeddings of all, in the order of `keys`.
@@ -142,6 +146,8 @@ class EmbeddingStore:
             (i, n): encode part i of n (parts are disjoint, by key); what other jobs wrote is returned too.
         what, name
             For the progress bar, faults and messages: the kind of item and, by row, its name.
+        spread
+            Encodes in an engine's workers what fills more than one shard: the same shards, the same bytes.
 
         Raises
         ------
@@ -160,7 +166,7 @@ class EmbeddingStore:
         mine = sorted(key for key in first if key not in have and int(key[:12], 16) % parts == part)
         if mine:
             self._describe()
-            work = _Work(load, encode, batch_size, faults, what, label, first, multi)
+            work = _Work(load, encode, batch_size, faults, what, label, first, spread, multi)
             self._encode_missing(mine, work)
             have = self._refresh()
         places = [have.get(key) for key in own]
@@ -170,6 +176,9 @@ class EmbeddingStore:
         """Encode in shards; a shard that another process holds is left for last, then waited for."""
         groups = [missing[i : i + self.shard_items] for i in range(0, len(missing), self.shard_items)]
         with bar(f"encode {work.what}", total=len(missing), unit=work.what) as shown:
+            if work.spread is not None and len(groups) > 1:
+                self._encode_spread(groups, work, work.spread, shown.update)
+                return
             busy = [g for g in groups if not self._try_shard(g, work, shown.update, timeout=0)]
             for group in busy:
                 self._try_shard(group, work, shown.update, timeout=-1)
@@ -193,37 +202,60 @@ class EmbeddingStore:
     def _encode_group(
         self, todo: list[str], work: _Work, shown: Callable[[float], Any]
     ) -> tuple[list[str], list[np.ndarray]]:
+        rows = [work.first[key] for key in todo]
+        batches = encode_batches(
+            lambda position: work.load(rows[position]),
+            work.encode,
+            [work.label(row) for row in rows],
+            batch_size=work.batch_size,
+            dtype=self.dtype,
+        )
         done: list[str] = []
         arrays: list[np.ndarray] = []
-        for start in range(0, len(todo), work.batch_size):
-            keys: list[str] = []
-            items: list[Any] = []
-            batch = todo[start : start + work.batch_size]
-            for key in batch:
-                try:
-                    items.append(work.load(work.first[key]))
-                    keys.append(key)
-                except Exception as error:
-                    work.faults.add(f"encode {work.what}", work.label(work.first[key]), error)
-            if items:
-                names = [work.label(work.first[key]) for key in keys]
-                encoded = encode_halving(work.encode, items, batch_size=len(items), names=names)
-                arrays += [self._checked(vectors, n) for vectors, n in zip(encoded, names, strict=True)]
-                done += keys
-            shown(len(batch))
+        for batch in batches:
+            self._take(batch, todo, work, done, arrays)
+            shown(batch.size)
         return done, arrays
 
-    def _checked(self, vectors: np.ndarray, name: str) -> np.ndarray:
-        with np.errstate(over="ignore"):
-            stored = np.asarray(vectors).astype(self.dtype)
-        if not np.isfinite(stored).all():
-            raise DataError(
-                f"the encoder gave values that are not finite (NaN or infinite) as {self.dtype}",
-                where=name,
-                got=f"encoder {self.encoder_name}",
-                todo="check the weights and the number type (a half-precision model may overflow)",
+    def _take(self, batch: Batch, group: list[str], work: _Work, done: list[str], arrays: list[np.ndarray]) -> None:
+        """Check a batch of a group; record its faults, and add its keys and vectors to `done` and `arrays`."""
+        for position, error in batch.errors:
+            work.faults.add(f"encode {work.what}", work.label(work.first[group[position]]), error)
+        for position, vectors in zip(batch.done, batch.arrays, strict=True):
+            if not np.isfinite(vectors).all():
+                raise DataError(
+                    f"the encoder gave values that are not finite (NaN or infinite) as {self.dtype}",
+                    where=work.label(work.first[group[position]]),
+                    got=f"encoder {self.encoder_name}",
+                    todo="check the weights and the number type (a half-precision model may overflow)",
+                )
+            done.append(group[position])
+        arrays += batch.arrays
+
+    def _encode_spread(
+        self, groups: list[list[str]], work: _Work, spread: elsewhere.Spread, shown: Callable[[float], Any]
+    ) -> None:
+        """Let workers encode the groups; write each shard when it comes.
+
+        No lock is held while they work, since there may be thousands of groups: two runs at the same time may
+        encode the same shard, which the second finds written.
+        """
+        rows = [[work.first[key] for key in group] for group in groups]
+        shards = (
+            elsewhere.Shard(
+                [spread.send(row) for row in own], [work.label(row) for row in own], work.batch_size, self.dtype.name
             )
-        return stored
+            for own in rows
+        )
+        for number, batches in elsewhere.encode_elsewhere(spread, shards):
+            group = groups[number]
+            done: list[str] = []
+            arrays: list[np.ndarray] = []
+            for batch in batches:
+                self._take(batch, group, work, done, arrays)
+            if done and not set(done) <= self._refresh().keys():
+                self._write_shard(done, arrays, multi=work.multi)
+            shown(len(group))
 
     def _write_shard(self, keys: list[str], arrays: list[np.ndarray], *, multi: bool) -> None:
         name = f"shard-{digest(*keys)[:16]}"
@@ -301,45 +333,5 @@ class _Work:
     what: str
     label: Callable[[int], str]
     first: dict[str, int]
+    spread: elsewhere.Spread | None
     multi: bool
-
-
-def encode_halving(
-    encode: Callable[[list[T]], Encoded], items: list[T], *, batch_size: int, names: Sequence[str] | None = None
-) -> Iterator[np.ndarray]:
-    """Yield the encoding of each item; a batch that runs out of memory is halved, down to one item.
-
-    Raises
-    ------
-    DataError
-        One item alone does not fit, or the encoder returned another number of results than items.
-    """
-    start, size = 0, max(batch_size, 1)
-    while start < len(items):
-        batch = items[start : start + size]
-        try:
-            result = encode(batch)
-        except Exception as error:
-            if not _out_of_memory(error):
-                raise
-            if len(batch) == 1:
-                raise DataError(
-                    "one item alone does not fit into memory",
-                    where=names[start] if names else f"item {start}",
-                    got=str(error).splitlines()[0] if str(error) else type(error).__name__,
-                    todo="use a smaller model, smaller images or fewer tokens, or a device with more memory",
-                ) from error
-            size = len(batch) // 2
-            continue
-        if len(result) != len(batch):
-            raise DataError(f"the encoder returned {len(result)} results for {len(batch)} items")
-        yield from result
-        start += len(batch)
-
-
-def _out_of_memory(error: Exception) -> bool:
-    """Tell an allocation failure of numpy, torch or ONNX Runtime, without importing torch."""
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return True
-    text = str(error).lower()
-    return isinstance(error, RuntimeError) and ("out of memory" in text or "failed to allocate memory" in text)

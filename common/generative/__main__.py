@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from common import cli
+from common.training.options import RayAddressOption, TrainEngineOption, TrainWorkersOption
 
 ROOT = Path(__file__).resolve().parents[2]
 app = typer.Typer(
@@ -52,17 +53,30 @@ def train(
     out: OutOption,
     model: ModelOption = "tiger",
     overrides: SetOption = None,
+    engine: TrainEngineOption = "local",
+    workers: TrainWorkersOption = 2,
+    address: RayAddressOption = None,
     debug: DebugOption = False,
 ) -> None:
     """Make the semantic IDs and train the model; interrupted, the same command goes on.
 
+    Several processes, each with its share of every batch, on storage that all of them see:
+    torchrun --nproc-per-node 2 -m common.generative train ..., or --engine ray --workers 2.
+
     Example: python -m common.generative train --model tiger --data DIR --out runs/tiger --set train.epochs=30
     """
-    from common.generative.app import open_run, train_to
+    from common.generative.app import open_together, train_on_ray, train_to
 
     with reported(debug):
-        run = open_run(model, overrides or [], data, out.resolve(), say)
-        train_to(run, ROOT)
+        changes, target = overrides or [], out.resolve()
+        if engine == "ray":
+            place = {"workers": workers, "address": address, "here": Path.cwd()}
+            train_on_ray(model, changes, data, target, ROOT, say, **place)
+        else:
+            run = open_together(model, changes, data, target, say, os.environ)
+            train_to(run, ROOT)
+            if not run.world.main:
+                return
         say(f"next: python -m common.generative evaluate --model {model} --data {data} --out {out}{_again(overrides)}")
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,15 @@ from common.atomic import atomic_path, write_text
 from common.config import load_config
 from common.device import choose_device
 from common.errors import ConfigError, DataError
-from common.experiment import Experiment
+from common.experiment import Experiment, cores
 from common.generative.baselines import allowed_items
 from common.generative.config import CONFIG_FOLDER, RunConfig
 from common.generative.evaluate import Report, best_items, evaluate
 from common.generative.run import Prepared, needs_training, prepare, recommender, trained_model
 from common.generative.sequence_files import load_sequences
 from common.generative.sequences import Sequences, whole
+from common.progress import hush
+from common.training.distributed import World, init_world
 
 Say = Callable[[str], None]
 
@@ -30,13 +33,65 @@ def open_run(model: str, overrides: Sequence[str], data: Path, out: Path, say: S
     return prepare(config, load_sequences(data), out, choose_device(config.device), say)
 
 
+def open_together(
+    model: str, overrides: Sequence[str], data: Path, out: Path, say: Say, variables: Mapping[str, str]
+) -> Prepared:
+    """Return what `open_run` does, of a process that trains with others where `variables`, torchrun's, say so."""
+    config = load_config(RunConfig, model, CONFIG_FOLDER, overrides)
+    device = choose_device(config.device)
+    world = init_world(variables, device)
+    if device == "cuda" and world.size > 1:
+        device = f"cuda:{variables.get('LOCAL_RANK', '0')}"
+    return join_run(config, data, out, say, device, world)
+
+
+def join_run(config: RunConfig, data: Path, out: Path, say: Say, device: str, world: World) -> Prepared:
+    """Open a run as one of the processes of `world`: those that only help to train are silent."""
+    if world.size > 1 or world.local:
+        import torch
+
+        torch.set_num_threads(world.threads(cores()))
+    if not world.main:
+        hush()
+        say = lambda _: None  # noqa: E731
+    return prepare(config, load_sequences(data), out, device, say, world)
+
+
 def train_to(run: Prepared, home: Path | None) -> None:
     """Train the run's model, if it is one that is trained."""
     if not needs_training(run.config):
         run.say(f"{run.config.name} is not trained: nothing to do")
-        return
-    with _record(run, home) as record, record.stage("train"):
+    elif not run.world.main:
         trained_model(run)
+    else:
+        with _record(run, home) as record, record.stage("train"):
+            trained_model(run)
+
+
+def train_on_ray(
+    model: str,
+    overrides: Sequence[str],
+    data: Path,
+    out: Path,
+    home: Path | None,
+    say: Say,
+    *,
+    workers: int,
+    address: str | None,
+    here: Path,
+) -> None:
+    """Train in `workers` processes of a Ray cluster; `here` is the working folder that paths are relative to."""
+    from common.training import ray_train
+
+    config = load_config(RunConfig, model, CONFIG_FOLDER, overrides)
+    task = partial(_train_worker, config, data, out, home)
+    ray_train.train_on_ray(task, workers=workers, address=address, folder=out, device=config.device, here=here, say=say)
+
+
+def _train_worker(
+    config: RunConfig, data: Path, out: Path, home: Path | None, world: World, device: str, say: Say
+) -> None:
+    train_to(join_run(config, data, out, say, device, world), home)
 
 
 def evaluate_to(run: Prepared, home: Path | None) -> Report:

@@ -9,7 +9,8 @@ import numpy as np
 from common.errors import DataError
 from common.generative.evaluate import top_k
 from common.generative.sequences import Histories, Sequences
-from common.index import FaissIndex, Kind
+from common.index.base import Kind
+from common.index.faiss_index import FaissIndex
 
 if TYPE_CHECKING:
     from common.generative.base import GenerativeRetriever
@@ -45,7 +46,7 @@ class DenseRetrieval:
     vectors
         float32 [N, D], row i of item row i.
     kind
-        Of the index (`common.index.choose_kind`); "flat" is exact.
+        Of the index (`common.index.base.choose_kind`); "flat" is exact.
     """
 
     name = "dense"

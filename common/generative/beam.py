@@ -10,6 +10,7 @@ widest level above the last; `benchmarks/beam_search.py` prints the recall at sm
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -150,7 +151,7 @@ def score_items(step_fn: StepFn, trie: PrefixTrie | TensorTrie, items: Tensor) -
         if not len(pending):
             break
         children, path = view.children(node, level), paths[level][pending]
-        steps = child_log_probs(_logits(step_fn, rows, view), children.tokens, children.mask)
+        steps = child_log_probs(_logits(step_fn, rows, view)[0], children.tokens, children.mask)
         total = total.index_add(0, pending, steps[of, path - children.nodes[of, 0]])
         low, high = view.leaves_below(path, level + 1)
         ambiguous = high - low > 1  # the rest of a settled item's ID has probability one
@@ -163,13 +164,18 @@ def score_items(step_fn: StepFn, trie: PrefixTrie | TensorTrie, items: Tensor) -
     return torch.full((count, width), -torch.inf, device=items.device).index_put((owner, place), total)
 
 
-def child_log_probs(logits: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
-    """Return float32 [R, W]: log-softmax of logits [R, K] over each row's `tokens` [R, W] alone, -inf off the mask."""
+def child_log_probs(logits: Tensor, tokens: Tensor, mask: Tensor, forbidden: bool = True) -> Tensor:
+    """Return float32 [R, W]: log-softmax of logits [R, K] over each row's `tokens` [R, W] alone, -inf off the mask.
+
+    `forbidden`: whether a logit can be -inf.
+    """
     steps = torch.log_softmax(logits.float().gather(1, tokens).masked_fill(~mask, -torch.inf), dim=1)
-    return torch.nan_to_num(steps, nan=-torch.inf, neginf=-torch.inf)  # NaN: all of a row's children are forbidden
+    # NaN: all of a row's children are forbidden.
+    return torch.nan_to_num(steps, nan=-torch.inf, neginf=-torch.inf) if forbidden else steps
 
 
-def _logits(step_fn: StepFn, rows: Rows, trie: TensorTrie) -> Tensor:
+def _logits(step_fn: StepFn, rows: Rows, trie: TensorTrie) -> tuple[Tensor, bool]:
+    """Return the logits of a step, and whether one of them is -inf."""
     logits = step_fn(rows)
     shape = (len(rows.query), trie.sizes[rows.level])
     if tuple(logits.shape) != shape or not logits.is_floating_point():
@@ -179,9 +185,9 @@ def _logits(step_fn: StepFn, rows: Rows, trie: TensorTrie) -> Tensor:
             expected=f"floats {list(shape)}, one row a hypothesis and one column a code",
             got=f"{logits.dtype} {list(logits.shape)}",
         )
-    fine = logits < torch.inf  # neither NaN nor +inf
-    if not fine.all():
-        bad = ~fine
+    least, most = torch.stack(torch.aminmax(logits.detach())).tolist()  # a NaN is both
+    if not most < math.inf:
+        bad = ~(logits < torch.inf)
         row, code = (int(place) for place in torch.nonzero(bad)[0])
         raise DataError(
             "a step of the generator gave a logit that is no number",
@@ -190,7 +196,7 @@ def _logits(step_fn: StepFn, rows: Rows, trie: TensorTrie) -> Tensor:
             got=f"{float(logits[row, code])}; {int(bad.sum())} such logits",
             todo="look for a division by zero or an overflow in the model",
         )
-    return logits
+    return logits, least == -math.inf
 
 
 def _grow(
@@ -204,24 +210,50 @@ def _grow(
     beam: int,
 ) -> tuple[Tensor, Tensor]:
     """Return the columns [6, M] and scores [M] of the children that can be among the `beam` best of their query."""
-    children = trie.children(node, rows.level)
-    found = child_log_probs(_logits(step_fn, rows, trie), children.tokens, children.mask) + score[:, None]
-    floor = _floor(found, rows.query, slot, queries, beam)
-    kept = torch.nonzero((found >= floor.take(rows.query)[:, None]).flatten()).squeeze(1)
-    row, nodes = kept // found.shape[1], children.nodes.take(kept)
+    logits, forbidden = _logits(step_fn, rows, trie)
+    if trie.straight[rows.level]:
+        first, end = trie.span(node, rows.level)
+        found, nodes, tokens = _first_log_probs(logits, end - first, trie.widths[rows.level], forbidden), None, None
+    else:
+        tokens, mask, nodes = trie.children(node, rows.level)
+        found, first = child_log_probs(logits, tokens, mask, forbidden), None
+    found += score[:, None]
+    kept = _candidates(found, rows.query, slot, queries, beam)
+    row, place = kept // found.shape[1], kept % found.shape[1]
+    nodes = first.take(row) + place if nodes is None else nodes.take(kept)
     low, high = trie.leaves_below(nodes, rows.level + 1)
-    columns = [rows.query.take(row), nodes, low, high, row, children.tokens.take(kept)]
+    columns = [rows.query.take(row), nodes, low, high, row, place if tokens is None else tokens.take(kept)]
     return torch.stack(columns), found.take(kept)
 
 
-def _floor(found: Tensor, query: Tensor, slot: Tensor, queries: int, most: int) -> Tensor:
-    """Return the `most`-th best score of each query in [R, W] (row r is hypothesis `slot[r]`), finite: [queries]."""
-    least = torch.finfo(found.dtype).min
-    wide = found.new_full((queries, int(slot.max()) + 1, found.shape[1]), least)
-    if wide[0].numel() <= most:
-        return found.new_full((queries,), least)
-    wide[query, slot] = found
-    return wide.flatten(1).topk(most, sorted=False).values.amin(dim=1).clamp(min=least)
+def _first_log_probs(logits: Tensor, counts: Tensor, width: int, forbidden: bool) -> Tensor:
+    """Return what `child_log_probs` does where the codes of row r are 0..counts[r] - 1, `width` at most."""
+    given = logits[:, :width].float()
+    if bool((counts < width).any()):
+        given = given.masked_fill(torch.arange(width, device=given.device) >= counts[:, None], -torch.inf)
+    steps = torch.log_softmax(given, dim=1)
+    return torch.nan_to_num(steps, nan=-torch.inf, neginf=-torch.inf) if forbidden else steps
+
+
+def _candidates(found: Tensor, query: Tensor, slot: Tensor, queries: int, most: int) -> Tensor:
+    """Return where in the flat scores [R, W] (row r is hypothesis `slot[r]`) those stand that can be a query's best.
+
+    The `most` best that are not -inf, and all that equal the last of them.
+    """
+    width, slots = found.shape[1], int(slot.max()) + 1
+    if slots * width <= most:
+        return torch.nonzero(found.flatten() > -torch.inf).squeeze(1)
+    whole = len(query) == queries * slots  # then rows stand by query and slot already
+    wide = found if whole else found.new_full((queries, slots, width), -torch.inf)
+    if not whole:
+        wide[query, slot] = found
+    best, places = wide.view(queries, -1).topk(most + 1)
+    least, next_ = best[:, most - 1], best[:, most]
+    if whole and not bool(((least == next_) & (next_ > -torch.inf)).any()):
+        places = places[:, :most] + torch.arange(queries, device=found.device)[:, None] * (slots * width)
+        return places[best[:, :most] > -torch.inf]
+    least = least.clamp(min=torch.finfo(found.dtype).min)
+    return torch.nonzero((found >= least.take(query)[:, None]).flatten()).squeeze(1)
 
 
 def _tie_key(table: Tensor, trie: TensorTrie, queries: int) -> Tensor:

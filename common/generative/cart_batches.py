@@ -47,6 +47,10 @@ class CartBatch:
         moved = {name: value.to(device) for name, value in vars(self).items() if value is not None}
         return replace(self, **moved)
 
+    def counts(self) -> dict[str, int]:
+        """Return how many queries the loss is the mean of."""
+        return {"loss": len(self)}
+
 
 class CartBatches:
     """Queries and items in batches of like length, shuffled anew each epoch.

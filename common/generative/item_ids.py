@@ -11,6 +11,7 @@ from common.errors import ConfigError, DataError
 from common.generative.config import ItemIdsConfig
 from common.generative.sequences import Sequences, Split
 from common.tokenizers.semantic_ids import SemanticIdMap
+from common.training.distributed import World, main_first
 
 Say = Callable[[str], None]
 
@@ -72,6 +73,14 @@ def fitting_sizes(sizes: tuple[int, ...], n: int) -> tuple[int, ...]:
     while int(np.prod(cut, dtype=object)) < n:
         cut = (*cut, cut[-1])
     return cut
+
+
+def kept_ids(ids: SemanticIdMap, folder: Path, world: World) -> SemanticIdMap:
+    """Keep new IDs in `folder`; every process returns those of the main one, which another machine may not equal."""
+    with main_first(world):
+        if world.main:
+            ids.save(folder)
+    return ids if world.main else SemanticIdMap.load(folder)
 
 
 def _ours(config: ItemIdsConfig, data: Sequences, split: Split, seed: int, say: Say) -> SemanticIdMap:

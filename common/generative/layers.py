@@ -84,6 +84,8 @@ class Attention(nn.Module):
         if bias is not None:
             allowed = bias if mask is None else bias.masked_fill(~mask, float("-inf"))
             allowed = allowed.to(query.dtype)
+        if allowed is not None and allowed.ndim == 3:
+            allowed = allowed[None]  # of four dimensions torch has a faster kernel
         mixed = functional.scaled_dot_product_attention(
             query, key, value, attn_mask=allowed, dropout_p=self.dropout if self.training else 0.0
         )

@@ -1,5 +1,8 @@
 """One run in one folder: IDs, training, the trained model; each step is kept, and the same command goes on.
 
+Of several processes (torchrun, Ray Train) the main one writes, and the others read: the folder must be on storage
+that all of them see.
+
 OUT/key.json     what the run is tied to: data, configuration, seed
 OUT/ids/         the semantic IDs
 OUT/training/    state of an unfinished training
@@ -25,11 +28,12 @@ from common.generative.base import GenerativeRetriever
 from common.generative.baselines import NearestEmbedding, Popularity
 from common.generative.config import SECTIONS, TRAINED, RunConfig
 from common.generative.evaluate import Recommender
-from common.generative.item_ids import item_vectors
+from common.generative.item_ids import item_vectors, kept_ids
 from common.generative.sequences import Sequences, leave_one_out
 from common.generative.systems import Prepared, Say, needing, system_of
 from common.hashing import digest
 from common.tokenizers.semantic_ids import SemanticIdMap
+from common.training.distributed import World, main_first, told_by_main
 from common.training.state import check_key
 
 __all__ = [
@@ -44,13 +48,22 @@ __all__ = [
 ]
 
 
-def prepare(config: RunConfig, data: Sequences, out: Path, device: str, say: Say) -> Prepared:
+def prepare(
+    config: RunConfig,
+    data: Sequences,
+    out: Path,
+    device: str,
+    say: Say,
+    world: World = World(),  # noqa: B008 - frozen
+) -> Prepared:
     """Split the data and tie the folder to it.
 
     Raises
     ------
     ConfigError
         The folder holds a run of another configuration or of other data.
+    DataError
+        The folder is not on storage that all processes see.
     """
     split = leave_one_out(data)
     users, items = len(data.users), len(data.item_ids)
@@ -58,11 +71,19 @@ def prepare(config: RunConfig, data: Sequences, out: Path, device: str, say: Say
     for note in (*data.notes, *split.notes):
         say(f"note: {note}")
     wanted, path = run_key(config, data), out / "key.json"
-    if path.is_file():
-        check_key(path, _without(read_key(path), config), wanted)
-    else:
-        write_text(path, json.dumps(wanted, indent=1) + "\n")
-    return Prepared(config, data, split, out, device, say)
+    with main_first(world):
+        if path.is_file():
+            check_key(path, _without(read_key(path), config), wanted)
+        elif world.main:
+            write_text(path, json.dumps(wanted, indent=1) + "\n")
+        else:
+            raise DataError(
+                "the run's folder is not seen by all processes",
+                where=f"process {world.rank}, {out}",
+                expected="what the main process has written there",
+                todo="put --out on storage that all machines share",
+            )
+    return Prepared(config, data, split, out, device, say, world=world)
 
 
 def run_key(config: RunConfig, data: Sequences) -> dict[str, Any]:
@@ -112,11 +133,11 @@ def trained_model(run: Prepared) -> GenerativeRetriever:
     ConfigError
         A library that the model needs is not installed; a checkpoint of another configuration.
     """
-    config, folder = run.config, run.out / "model"
+    config, folder, world = run.config, run.out / "model", run.world
     system = system_of(config.model)
     with needing(config.model):
         ids = run_ids(run)
-        if folder.is_dir():
+        if told_by_main(folder.is_dir(), world):
             run.say(f"model: {folder}")
             return system.load(run, ids, folder).to(run.device)
         import torch
@@ -125,23 +146,26 @@ def trained_model(run: Prepared) -> GenerativeRetriever:
         model = system.build(run, ids)
         run.say(f"{config.name}: {sum(p.numel() for p in model.parameters()):,} parameters, {run.device}")
         result = system.fit(model, run)
-    model.save(folder)
-    write_text(run.out / "curve.json", json.dumps(asdict(result), indent=1) + "\n")
+    with main_first(world):
+        if world.main:
+            model.save(folder)
+            write_text(run.out / "curve.json", json.dumps(asdict(result), indent=1) + "\n")
     run.say(f"trained {result.epochs} epochs ({result.stopped}), {result.cpu_seconds:,.0f} s of CPU: {folder}")
     return model
 
 
 def run_ids(run: Prepared) -> SemanticIdMap:
     """Return the run's semantic IDs: those in its folder, else new ones, which are kept there."""
-    config, folder = run.config, run.out / "ids"
+    config, folder, world = run.config, run.out / "ids", run.world
     n = len(run.data.item_ids)
-    ids = SemanticIdMap.load(folder) if folder.is_dir() else system_of(config.model).ids(run)
+    there = told_by_main(folder.is_dir(), world)
+    ids = SemanticIdMap.load(folder) if there else system_of(config.model).ids(run)
     if len(ids) != n:
         raise DataError(
             "semantic IDs of another catalogue", where=config.ids, expected=f"{n:,} items", got=f"{len(ids):,}"
         )
-    if not folder.is_dir():
-        ids.save(folder)
+    if not there:
+        ids = kept_ids(ids, folder, world)
     return ids
 
 

@@ -19,9 +19,11 @@ from common.errors import ConfigError
 from common.generative.base import GenerativeRetriever
 from common.generative.config import RunConfig
 from common.generative.evaluate import Recommender, evaluate
+from common.generative.evaluate import figures as figures_of
 from common.generative.sequences import Examples, Sequences, Split
 from common.generative.training import FitResult, fit_generator
 from common.tokenizers.semantic_ids import SemanticIdMap
+from common.training.distributed import World, gather_rows
 from common.training.fit import Batches
 
 Say = Callable[[str], None]
@@ -38,7 +40,7 @@ MODULES: dict[str, str] = {
 
 @dataclass(frozen=True)
 class Prepared:
-    """Data, split, configuration and place of a run."""
+    """Data, split, configuration and place of a run, and the processes that train together."""
 
     config: RunConfig
     data: Sequences
@@ -47,6 +49,7 @@ class Prepared:
     device: str
     say: Say
     told: set[str] = field(default_factory=set, compare=False, repr=False)
+    world: World = World()  # noqa: RUF009 - frozen
 
     def say_once(self, line: str) -> None:
         """Say a line unless the run has said it: several parts of a model ask for the same vectors and texts."""
@@ -114,16 +117,25 @@ def needing(model: str) -> Iterator[None]:
 
 
 def watched_fit(model: GenerativeRetriever, run: Prepared, batches: Batches) -> FitResult:
-    """Train a model on batches, watched on a sample of valid users (early stop), resumable in OUT/training."""
-    config = run.config
+    """Train a model on batches, watched on a sample of valid users (early stop), resumable in OUT/training.
+
+    Of several processes each asks for its share of these users.
+    """
+    config, world = run.config, run.world
     watched = sample(run.split.valid, config.train.valid_users, config.seed)
+    shared = world.size > 1 and len(watched) >= world.size
+    own = watched.take(np.arange(world.rank, len(watched), world.size)) if shared else watched
     ks = sorted({5, 10, *config.evaluate.ks})
     system = system_of(config.model)
 
     def figures(current: GenerativeRetriever) -> Mapping[str, float]:
         asked = system.recommender(current, config, config.train.valid_beam)
-        found = evaluate(asked, watched, ks=ks, depth=max(ks))
-        return {name.lower(): figure.mean for name, figure in found.figures.items()}
+        report = evaluate(asked, own, ks=ks, depth=max(ks))
+        found = report.figures
+        if shared:
+            assert report.ranks is not None  # noqa: S101 - `evaluate` keeps them
+            found = figures_of(gather_rows(report.ranks, len(watched), world), ks, report.depth)
+        return {name.lower(): figure.mean for name, figure in found.items()}
 
     return fit_generator(
         model,
@@ -134,6 +146,7 @@ def watched_fit(model: GenerativeRetriever, run: Prepared, batches: Batches) -> 
         device=run.device,
         folder=run.out / "training",
         say=run.say,
+        world=world,
     )
 
 

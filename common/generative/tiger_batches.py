@@ -58,6 +58,10 @@ class TigerBatch:
         moved = {name: value.to(device) for name, value in vars(self).items() if value is not None}
         return replace(self, **moved)
 
+    def counts(self) -> dict[str, int]:
+        """Return how many targets the loss is the mean of."""
+        return {"loss": len(self) if self.learn is None else int(self.learn.sum())}
+
 
 @dataclass(frozen=True)
 class Windows:

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from common.generative.trie import PrefixTrie
 
 
+_MANY = 4
+"""Children a node, on average, from which on it is worth knowing whether their codes are 0, 1, ..."""
+
+
 class TensorChildren(NamedTuple):
     """As `common.generative.trie.Children`, in tensors."""
 
@@ -66,11 +70,35 @@ class TensorTrie:
 
     def children(self, nodes: Tensor, level: int) -> TensorChildren:
         """Return the children of int64 [R] `nodes` of `level`; the root is node 0 of level 0."""
-        starts, ends = self.indptr[level].take(torch.stack([nodes, nodes + 1])).long()[:, :, None]
+        starts, ends = self.span(nodes, level)[:, :, None]
         reach = starts + torch.arange(self.widths[level], device=self.device)
         mask = reach < ends
         reach = torch.minimum(reach, ends - 1)
         return TensorChildren(self.codes(level, reach), mask, reach)
+
+    def span(self, nodes: Tensor, level: int) -> Tensor:
+        """Return int64 [2, R]: the first child of each of int64 [R] `nodes` of `level`, and the first one after them."""
+        return self.indptr[level].take(torch.stack([nodes, nodes + 1])).long()
+
+    @cached_property
+    def straight(self) -> tuple[bool, ...]:
+        """Whether the codes of every node of a level are 0, 1, ...: no code has to be looked up there.
+
+        So it is where a node has all codes (the first levels of a large catalogue), and in balanced trees. Levels of
+        few children a node are not looked at: nothing would be won.
+        """
+        found = []
+        for level, indptr in enumerate(self.indptr):
+            few = self.count(level + 1) < _MANY * self.count(level)
+            found.append(not few and self._straight(indptr, self.tokens[level], self.sizes[level]))
+        return tuple(found)
+
+    def _straight(self, indptr: Tensor, tokens: Tensor, size: int) -> bool:
+        ends = indptr[1:].long()
+        if len(tokens) == size * len(ends):
+            return True
+        last = tokens.take(ends - 1).long()  # codes ascend: they are 0, 1, ... where the last is their number less one
+        return bool(((last & 0xFFFF if tokens.dtype == torch.int16 else last) == ends - indptr[:-1] - 1).all())
 
     def leaves_below(self, nodes: Tensor, level: int) -> tuple[Tensor, Tensor]:
         """Return the first leaf below each of int64 [M] `nodes` of `level`, and the first one after them."""
@@ -81,8 +109,8 @@ class TensorTrie:
 
     def codes(self, level: int, nodes: Tensor) -> Tensor:
         """Return the code int64 that leads from `level` to each of `nodes` of the level below it."""
-        found = self.tokens[level].take(nodes)
-        return found.long() & 0xFFFF if found.dtype == torch.int16 else found.long()
+        found = self.tokens[level].take(nodes).long()
+        return found & 0xFFFF if self.tokens[level].dtype == torch.int16 and self.sizes[level] > 1 << 15 else found
 
     def parents(self, level: int, nodes: Tensor) -> Tensor:
         """Return the node int64 of `level` above each of `nodes` of the level below it."""

@@ -15,11 +15,13 @@ from torch import Tensor, nn
 
 from common.errors import ConfigError, UserError
 from common.progress import bar
+from common.training.distributed import World, check_same, share_weights, told_by_main, total
 from common.training.fit_config import Batches, FitConfig, FitResult
 from common.training.fit_state import Point, State, copy_weights, load_state, restore, save_state
 from common.training.interrupt import Interrupt
 from common.training.repeatable import repeatable, step_seed
 from common.training.schedule import MIN_DELTA, Schedule
+from common.training.shares import backward
 from common.training.state import remove_state
 
 __all__ = ["Batches", "FitConfig", "FitResult", "Trainable", "evaluating", "fit_model"]
@@ -33,7 +35,7 @@ class Trainable(Protocol):
     """What can be trained: an `nn.Module` that gives its loss."""
 
     def loss(self, batch: Any) -> dict[str, Tensor]:
-        """Return the losses of a batch, scalars; "loss" is the one to minimise."""
+        """Return the losses of a batch, scalars; "loss" is the one to minimise, a sum of others times constants."""
         ...
 
 
@@ -50,18 +52,24 @@ def fit_model(
     say: Say = lambda _: None,
     keep: bool = False,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
+    world: World = World(),  # noqa: B008 - frozen
 ) -> FitResult:
     """Train a model in place (see `Trainable`). Weights without a gradient are neither trained nor kept.
 
     An interrupted call is made again with the same arguments: it goes on from `folder/last`, and on a CPU it ends
     with the very same weights as one that was never interrupted.
 
+    Several processes make the call together, each with its own `world`: see `common.training.shares.backward` for what
+    a step is then. The main one writes the checkpoint, from which any number of processes may go on, decides when to
+    stop, and its evaluation counts; the others read the checkpoint where it is. They all end with the same weights.
+
     Parameters
     ----------
     key
         JSON values that say what the model is: a checkpoint of another one is refused.
     evaluate
-        Figures of the model, dropout off; without it training runs all epochs and keeps the last weights.
+        Figures of the model, dropout off; without it training runs all epochs and keeps the last weights. Every
+        process calls it, so that they may share the work.
     folder
         Where the checkpoint is kept; None keeps none.
     keep
@@ -72,7 +80,7 @@ def fit_model(
     Raises
     ------
     ConfigError
-        The evaluation lacks `config.figure`; a checkpoint of another configuration.
+        The evaluation lacks `config.figure`; a checkpoint of another configuration; processes that differ.
     DataError
         A damaged checkpoint.
     UserError
@@ -81,14 +89,14 @@ def fit_model(
         After Ctrl-C, when the checkpoint is written.
     """
     path = None if folder is None else folder / "last" / "state.safetensors"
-    run = _Fit(model, batches, config, key, evaluate, seed, torch.device(device), path, say, checkpoint_seconds)
-    resumed_from = run.resume() if path is not None and path.exists() else None
+    run = _Fit(model, batches, config, key, evaluate, seed, torch.device(device), path, say, checkpoint_seconds, world)
+    resumed_from = run.resume() if path is not None and told_by_main(path.exists(), world) else None
     run.run()
     done = run.state.progress
     if run.state.best is not None:
         restore(model, run.state.best)
     model.eval()
-    if path is not None and not keep:
+    if path is not None and not keep and world.main:
         remove_state(path.parent)
     return FitResult(
         best=done.best,
@@ -127,9 +135,11 @@ class _Fit:
         path: Path | None,
         say: Say,
         checkpoint_seconds: float,
+        world: World,
     ) -> None:
         self.model, self.batches, self.config, self.evaluate = model.to(device), batches, config, evaluate
-        self.seed, self.device, self.path, self.say, self.interval = seed, device, path, say, checkpoint_seconds
+        self.seed, self.device, self.path, self.interval, self.world = seed, device, path, checkpoint_seconds, world
+        self.say = say if world.main else lambda _: None
         self.steps = len(batches)
         self.schedule = Schedule(config.schedule, config.learning_rate, config.epochs * self.steps)
         self.optimizer = make_optimizer(model, config, device)
@@ -141,17 +151,22 @@ class _Fit:
             "data": batches.digest,
             "seed": seed,
         }
+        self.stop = False
+        check_same(json.dumps(self.key), "configuration, data or semantic IDs", world)
+        share_weights(model, world)
 
     def run(self) -> None:
         progress = self.state.progress
         self.saved, self.pause = time.monotonic(), self.interval
-        self._before = (time.monotonic() - progress.seconds, time.process_time() - progress.cpu_seconds)
+        spent = progress.cpu_seconds if self.world.main else 0.0
+        self._before = (time.monotonic() - progress.seconds, time.process_time() - spent)
         # Each step seeds torch: the caller's random state is his own.
         cuda = [self.device] if self.device.type == "cuda" else []
         with self.interrupt, repeatable(self.device), torch.random.fork_rng(devices=cuda):
             while progress.stopped is None:
                 self._epoch()
-        if self.interrupt.pressed:
+            self._clock()
+        if self.stop:
             raise KeyboardInterrupt  # the state is written: the same command has nothing left to train
 
     def _epoch(self) -> None:
@@ -178,15 +193,14 @@ class _Fit:
     def _step(self, rows: np.ndarray) -> float:
         """One step on a batch; return its loss. Its randomness depends on nothing that came before."""
         progress = self.state.progress
-        torch.manual_seed(step_seed(self.seed, progress.epoch, progress.batch, 0))
+        torch.manual_seed(step_seed(self.seed, progress.epoch, progress.batch, self.world.rank))
         rate = self.schedule.rate(progress.step, progress.losses)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
-        loss: Tensor = self.model.loss(self.batches.make(rows).to(self.device))["loss"]
-        loss.backward()
+        loss = backward(self.model, self.parameters, self.batches, rows, self.device, self.world)
         norm = nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm)
-        value, size = torch.stack([loss.detach().float(), norm.float()]).tolist()
+        value, size = torch.stack([loss.float(), norm.float()]).tolist()
         if not (np.isfinite(value) and np.isfinite(size)):
             raise UserError(
                 f"the {'gradient' if np.isfinite(value) else 'loss'} is not finite",
@@ -208,8 +222,8 @@ class _Fit:
         if progress.stopped or progress.epoch % config.evaluate_every == 0:
             self._point()
         self._save()
-        if self.interrupt.pressed and progress.stopped is None:
-            self._stop()
+        if self.stop and progress.stopped is None:
+            self._interrupted()
 
     def _point(self) -> None:
         progress = self.state.progress
@@ -237,7 +251,8 @@ class _Fit:
 
     def _figures(self, evaluate: Callable[[Any], Mapping[str, float]]) -> dict[str, float]:
         with evaluating(self.model), torch.no_grad():
-            figures = {name: float(value) for name, value in evaluate(self.model).items()}
+            own = {name: float(value) for name, value in evaluate(self.model).items()}
+        figures: dict[str, float] = told_by_main(own, self.world)
         if self.config.figure not in figures:
             raise ConfigError(
                 "the evaluation does not give the figure that decides",
@@ -259,9 +274,12 @@ class _Fit:
             progress.stopped = "patience"
 
     def _clock(self) -> None:
+        """Read the clocks and Ctrl-C: the main process's time, everyone's processor time, anyone's Ctrl-C."""
         progress = self.state.progress
-        progress.seconds = time.monotonic() - self._before[0]
-        progress.cpu_seconds = time.process_time() - self._before[1]
+        seconds = time.monotonic() - self._before[0] if self.world.main else 0.0
+        own = [seconds, time.process_time() - self._before[1], float(self.interrupt.pressed)]
+        progress.seconds, progress.cpu_seconds, pressed = total(own, self.world)
+        self.stop = pressed > 0
 
     def resume(self) -> int:
         """Go back to where the checkpoint was written; return its step."""
@@ -275,7 +293,7 @@ class _Fit:
         return step
 
     def _save(self) -> None:
-        if self.path is None:
+        if self.path is None or not self.world.main:
             return
         started = time.monotonic()
         save_state(self.path, self.key, self.model, self.optimizer, self.state)
@@ -283,13 +301,13 @@ class _Fit:
         self.pause = max(self.interval, 20 * (self.saved - started) if self.interval else 0)
 
     def _save_when_due(self) -> None:
-        if self.interrupt.pressed:
+        if self.stop:
             self._save()
-            self._stop()
+            self._interrupted()
         if time.monotonic() - self.saved >= self.pause:
             self._save()
 
-    def _stop(self) -> None:
+    def _interrupted(self) -> None:
         """End after Ctrl-C; the state is written."""
         if self.path is not None:
             self.say(f"interrupted: the same command goes on from {self.path}")

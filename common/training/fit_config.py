@@ -34,7 +34,12 @@ class Batches(Protocol):
         ...
 
     def make(self, rows: np.ndarray) -> Any:
-        """Return the batch of these rows, with a method `to(device)`."""
+        """Return the batch of these rows, with a method `to(device)`.
+
+        For several processes, which each take a part of the rows (of the first axis), the batch has also a method
+        `counts()`: the name of each term of the loss -> how many things it is the mean of, 0 for a term without any,
+        the same names always; "loss" alone where the whole loss is one mean.
+        """
         ...
 
 

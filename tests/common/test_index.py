@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from common.errors import DataError
-from common.index import FaissIndex, choose_kind, pq_parts
+from common.index.base import choose_kind, pq_parts
+from common.index.faiss_index import FaissIndex
 
 KINDS = ("flat", "hnsw", "ivfpq")
 
@@ -79,7 +80,7 @@ def test_candidates_filter(kind, planted):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_many_candidates_are_filtered_inside_the_index(kind, planted, monkeypatch):
-    monkeypatch.setattr("common.index.FEW_CANDIDATES", 0)
+    monkeypatch.setattr("common.index.faiss_index.FEW_CANDIDATES", 0)
     vectors, ids, queries = planted
     kept = np.arange(len(ids)) % 3 > 0
     _, found = build(kind, vectors, ids).search(queries, 5, ids[kept])
@@ -192,5 +193,5 @@ def test_kind_by_size_and_memory():
 
 
 def test_importing_the_module_does_not_load_faiss(root: Path):
-    code = "import sys, common.index; sys.exit('faiss' in sys.modules)"
+    code = "import sys, common.index.faiss_index; sys.exit('faiss' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0

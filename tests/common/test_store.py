@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from common.encoders.store import Embeddings, EmbeddingStore, encode_halving
+from common.encoders.batches import encode_halving
+from common.encoders.store import Embeddings, EmbeddingStore
 from common.errors import DataError
 from common.faults import FaultLog
 

@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from common.engine.base import End, Failed, Item
+from common.engine.local import WorkerPool
 from common.errors import DataError
 from tests.track1.hostile_tasks import act, broken_setup, no_state
 from tests.track1.pdf_files import drawn_text, image_pdf
 from track1_mdr.datasets import ocr
 from track1_mdr.datasets.ocr import OcrCache, OcrState, OcrTask, make_engine, read_image, read_task, reading_order
 from track1_mdr.datasets.pdf import Line
-from track1_mdr.datasets.workers import End, Failed, Item, WorkerPool
 
 FIGURE = (72 / 612, 292 / 792, 472 / 612, 492 / 792)  # where image_pdf draws
 

@@ -10,6 +10,7 @@ import polars as pl
 import pytest
 from PIL import Image
 
+from common.engine.local import WorkerPool
 from common.errors import DataError
 from common.faults import FaultLog
 from common.images import open_image
@@ -21,7 +22,6 @@ from track1_mdr.datasets.documents import needs_ocr, piece_key, prepare_document
 from track1_mdr.datasets.extract import extract_documents
 from track1_mdr.datasets.pdf import PageContent
 from track1_mdr.datasets.prepare import LAYOUTS_FILE, PAGES_FILE, prepare_pdfs
-from track1_mdr.datasets.workers import WorkerPool
 
 ROOT = Path(__file__).resolve().parents[2]
 NO_OCR = OcrConfig(enabled=False, workers=1)

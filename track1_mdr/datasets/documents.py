@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from common.atomic import write_text
+from common.engine.base import Engine, Failed, Item, Pool
+from common.engine.local import LOCAL
 from common.faults import FaultLog
 from common.hashing import digest, file_digest
 from common.progress import bar
@@ -17,12 +19,13 @@ from track1_mdr.datasets.blocks import Block, group_lines, join_lines
 from track1_mdr.datasets.extract import PAGE_TIMEOUT, Extracted, extract_documents, extract_task, no_state
 from track1_mdr.datasets.ocr import TIMEOUT, OcrState, OcrTask, engine_name, read_task
 from track1_mdr.datasets.pdf import Box, Line, PageContent
-from track1_mdr.datasets.workers import Failed, Item, WorkerPool
 
 PREPARATION_VERSION = 1
 """Part of every piece's key: raise it when the same PDF would give other text."""
 BATCH = 16
 """Documents in memory at once."""
+DOCUMENTS_PER_WORKER = 16
+"""The same, for each worker of an engine of several machines: each batch waits for its last page."""
 KNOWN_SHARE = 0.8
 """A figure's line is not repeated when this share of its words stands in the page's text already."""
 
@@ -64,7 +67,9 @@ class Document:
     error: str | None = None
 
 
-def prepare_documents(pdfs: Mapping[str, Path], ocr: OcrConfig, cache: Path, faults: FaultLog) -> Iterator[Document]:
+def prepare_documents(
+    pdfs: Mapping[str, Path], ocr: OcrConfig, cache: Path, faults: FaultLog, engine: Engine = LOCAL
+) -> Iterator[Document]:
     """Yield the documents, sorted by name; finished ones come from the cache.
 
     Parameters
@@ -76,15 +81,18 @@ def prepare_documents(pdfs: Mapping[str, Path], ocr: OcrConfig, cache: Path, fau
     faults
         Takes the documents and pages that failed. They are tried again in the next run: only a piece
         without a fault is kept.
+    engine
+        Runs the workers. They read `pdfs`, and read and write the OCR cache; the pieces are written here.
     """
     names = sorted(pdfs)
+    step = max(BATCH, DOCUMENTS_PER_WORKER * engine.parallel(ocr.workers)) if engine.spreads else BATCH
     with (
-        WorkerPool(extract_task, no_state, ocr.workers, PAGE_TIMEOUT) as texts,
-        WorkerPool(read_task, OcrState, ocr.workers, TIMEOUT) as readers,
+        engine.pool(extract_task, no_state, workers=ocr.workers, timeout=PAGE_TIMEOUT) as texts,
+        engine.pool(read_task, OcrState, workers=ocr.workers, timeout=TIMEOUT) as readers,
         bar("prepare PDFs", total=len(names), unit="doc") as shown,
     ):
-        for start in range(0, len(names), BATCH):
-            batch = {name: pdfs[name] for name in names[start : start + BATCH]}
+        for start in range(0, len(names), step):
+            batch = {name: pdfs[name] for name in names[start : start + step]}
             for document in _prepare_batch(batch, ocr, cache, texts, readers):
                 for item, error in document.faults:
                     faults.add("prepare", item, error)
@@ -93,7 +101,7 @@ def prepare_documents(pdfs: Mapping[str, Path], ocr: OcrConfig, cache: Path, fau
 
 
 def _prepare_batch(
-    pdfs: Mapping[str, Path], ocr: OcrConfig, cache: Path, texts: WorkerPool, readers: WorkerPool
+    pdfs: Mapping[str, Path], ocr: OcrConfig, cache: Path, texts: Pool, readers: Pool
 ) -> Iterator[Document]:
     sums = {name: file_digest(path) if path.is_file() else "" for name, path in pdfs.items()}
     keys = {name: piece_key(sums[name], ocr) for name in pdfs}
@@ -119,7 +127,7 @@ _Read = dict[tuple[str, int], list[list[Line]]]
 
 
 def _read_images(
-    pool: WorkerPool, pdfs: Mapping[str, Path], found: Mapping[str, Extracted], ocr: OcrConfig, cache: Path
+    pool: Pool, pdfs: Mapping[str, Path], found: Mapping[str, Extracted], ocr: OcrConfig, cache: Path
 ) -> tuple[_Read, dict[tuple[str, int], str]]:
     """Read pages without text and figures on pages with text; return the lines, and why some pages failed."""
     owners: list[tuple[str, int]] = []

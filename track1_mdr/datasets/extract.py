@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from common.engine.base import Failed, Item, Pool
 from common.errors import UserError
 from track1_mdr.datasets.pdf import PageContent, open_pdf, read_page
-from track1_mdr.datasets.workers import Failed, Item, WorkerPool
 
 PAGE_TIMEOUT = 60.0
 """Seconds between two pages of a document; the slowest real page takes under 1."""
@@ -45,7 +45,7 @@ def extract_task(_: None, task: tuple[Path, int, float]) -> Iterator[int | PageC
                 yield f"{type(error).__name__}: {error}"
 
 
-def extract_documents(pool: WorkerPool, pdfs: Mapping[str, Path], figure_share: float) -> dict[str, Extracted]:
+def extract_documents(pool: Pool, pdfs: Mapping[str, Path], figure_share: float) -> dict[str, Extracted]:
     """Read all pages of the documents; `pool` runs `extract_task`.
 
     A page at which a worker dies or stalls is a failed page; reading goes on behind it in a new worker.

@@ -14,6 +14,8 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from common.atomic import atomic_path
+from common.engine.base import Engine, Failed, Item, Pool
+from common.engine.local import LOCAL
 from common.errors import DataError
 from common.faults import FaultLog
 from common.hashing import digest
@@ -21,7 +23,6 @@ from track1_mdr.config import OcrConfig
 from track1_mdr.datasets.documents import Document, prepare_documents
 from track1_mdr.datasets.ocr import OcrState
 from track1_mdr.datasets.pdf import render_page
-from track1_mdr.datasets.workers import Failed, Item, WorkerPool
 
 PAGES_FILE = "MMDocIR_doc_passages.parquet"
 LAYOUTS_FILE = "MMDocIR_layouts.parquet"
@@ -103,6 +104,7 @@ def prepare_pdfs(
     images: bool = False,
     image_pixels: int = 1240,
     domains: Mapping[str, str] | None = None,
+    engine: Engine = LOCAL,
 ) -> Prepared:
     """Write the page table and the layout table of the PDFs in `pdf_folder`, in the official schema.
 
@@ -119,6 +121,8 @@ def prepare_pdfs(
         Also write page images (JPEG, long side `image_pixels`); else image_binary is null.
     domains
         Document name to domain; "" where it is not given.
+    engine
+        Runs the workers, which read the PDFs; tables and pieces are written here.
 
     Raises
     ------
@@ -140,8 +144,8 @@ def prepare_pdfs(
         layouts_temporary = stack.enter_context(atomic_path(layouts_file))
         pages_writer = stack.enter_context(pq.ParquetWriter(pages_temporary, PAGES_SCHEMA))
         layouts_writer = stack.enter_context(pq.ParquetWriter(layouts_temporary, LAYOUTS_SCHEMA))
-        pool = stack.enter_context(WorkerPool(render_task, OcrState, ocr.workers)) if images else None
-        for document in prepare_documents(pdfs, ocr, cache, faults):
+        pool = stack.enter_context(engine.pool(render_task, OcrState, workers=ocr.workers)) if images else None
+        for document in prepare_documents(pdfs, ocr, cache, faults, engine):
             domain = (domains or {}).get(document.name, "")
             pictures = _images(pool, document, pdfs[document.name], image_pixels, cache, faults)
             for start, binaries in pictures:
@@ -169,7 +173,7 @@ def page_image_key(sha256: str, page: int, pixels: int) -> str:
 
 
 def _images(
-    pool: WorkerPool | None, document: Document, path: Path, pixels: int, cache: Path, faults: FaultLog
+    pool: Pool | None, document: Document, path: Path, pixels: int, cache: Path, faults: FaultLog
 ) -> Iterator[tuple[int, list[bytes | None]]]:
     """Yield (first page, images of the next pages); from the cache where the document's are there."""
     count = len(document.pages)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from common.encoders.base import pair_key
 from common.encoders.cross_encoder import build_pair_scorer
+from common.encoders.spread import PairCoder, spread_pairs
 from common.encoders.store import EmbeddingStore
 from common.logits import sigmoid
 from track1_mdr.chunks import chunk_passages
@@ -37,13 +39,15 @@ class CrossEncoderReranker:
     def __init__(self, config: CrossEncoderConfig, environment: Environment) -> None:
         self._config = config
         self._environment = environment
-        self._scorer = build_pair_scorer(
+        self._recipe = partial(
+            build_pair_scorer,
             config.model,
             backend=config.backend,
             max_tokens=config.max_tokens,
             device=environment.device,
             threads=environment.threads,
         )
+        self._scorer = self._recipe()
 
     @property
     def depth(self) -> int:
@@ -92,13 +96,19 @@ class CrossEncoderReranker:
             self._scorer.preprocessing,
             shard_items=_SHARD_PAIRS,
         )
+        coder = PairCoder(self._scorer, self._config.batch_size)
+
+        def load(i: int) -> tuple[str, str]:
+            return questions[pairs[i].query], pairs[i].text
+
         logits = store.encode_all(
             [pair_key(questions[pair.query], pair.text) for pair in pairs],
-            lambda i: (questions[pairs[i].query], pairs[i].text),
-            lambda batch: self._scorer.score(batch, batch_size=self._config.batch_size)[:, None],
+            load,
+            coder.encode,
             batch_size=_SHARD_PAIRS,
             faults=self._environment.faults,
             what="pairs",
+            spread=spread_pairs(self._environment.engine, self._recipe, coder, load, device=self._environment.device),
         )
         probabilities = np.full(len(pairs), np.nan, np.float32)
         if logits.present.any():

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from common.engine.base import Engine
+from common.engine.local import LOCAL
 from common.faults import FaultLog
 from track1_mdr.datasets.tables import Candidates, Passages, Queries, Scored
 
@@ -31,6 +33,8 @@ class Environment:
         (i, n): encode only part i (from 0) of n of the passages, for `--shard i/n` jobs; (0, 1) is all.
     say
         Takes a line of the run's report: what a route must tell once it has seen the data.
+    engine
+        Has the workers for what outgrows this process; see `common.engine`.
     """
 
     cache: Path
@@ -40,6 +44,7 @@ class Environment:
     faults: FaultLog = field(default_factory=FaultLog)
     shard: tuple[int, int] = (0, 1)
     say: Callable[[str], None] = lambda _: None
+    engine: Engine = LOCAL
 
 
 class Route(Protocol):

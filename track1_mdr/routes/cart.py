@@ -61,7 +61,8 @@ class CartRoute:
     def __init__(self, config: CartRouteConfig, environment: Environment) -> None:
         self._config = config
         self._environment = environment
-        self._encoder = text_encoder(config, environment)
+        self._recipe = text_encoder(config, environment)
+        self._encoder = self._recipe()
         self._fitted = False
         self.rows = np.empty(0, np.int64)
         self.model: Cart | None = None
@@ -124,6 +125,7 @@ class CartRoute:
         chunks = chunk_passages(texts, self._config.words, self._config.stride)
         vectors = encode_texts(
             self._encoder,
+            self._recipe,
             chunks.texts,
             "passage",
             self._environment,

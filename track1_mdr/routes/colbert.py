@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 
 from common.encoders.colbert import build_token_encoder
@@ -27,7 +29,8 @@ class ColbertRoute:
     def __init__(self, config: ColbertConfig, environment: Environment) -> None:
         self._config = config
         self._environment = environment
-        self._encoder = build_token_encoder(
+        self._recipe = partial(
+            build_token_encoder,
             config.model,
             backend=config.backend,
             query_prompt=config.query_prompt,
@@ -36,6 +39,7 @@ class ColbertRoute:
             device=environment.device,
             threads=environment.threads,
         )
+        self._encoder = self._recipe()
         self._chunks: Chunks | None = None
         self._vectors: MultiEmbeddings | None = None
 
@@ -44,6 +48,7 @@ class ColbertRoute:
         self._chunks = chunk_passages(passages.texts, self._config.words, self._config.stride)
         self._vectors = encode_texts(
             self._encoder,
+            self._recipe,
             self._chunks.texts,
             "passage",
             self._environment,
@@ -61,6 +66,7 @@ class ColbertRoute:
         vectors, owners = self._vectors, self._chunks.owners
         asked: MultiEmbeddings = encode_texts(
             self._encoder,
+            self._recipe,
             queries.texts,
             "query",
             self._environment,

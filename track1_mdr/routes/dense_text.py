@@ -18,7 +18,8 @@ class DenseTextRoute:
     def __init__(self, config: DenseTextConfig, environment: Environment) -> None:
         self._config = config
         self._environment = environment
-        self._encoder = text_encoder(config, environment, precision=config.precision)
+        self._recipe = text_encoder(config, environment, precision=config.precision)
+        self._encoder = self._recipe()
         self._chunks: Chunks | None = None
         self._vectors: Embeddings | None = None
 
@@ -27,6 +28,7 @@ class DenseTextRoute:
         self._chunks = chunk_passages(passages.texts, self._config.words, self._config.stride)
         self._vectors = encode_texts(
             self._encoder,
+            self._recipe,
             self._chunks.texts,
             "passage",
             self._environment,
@@ -44,6 +46,7 @@ class DenseTextRoute:
         vectors = self._vectors.vectors
         asked = encode_texts(
             self._encoder,
+            self._recipe,
             queries.texts,
             "query",
             self._environment,

@@ -15,7 +15,8 @@ import numpy as np
 from common.encoders.embeddings import Embeddings
 from common.errors import ConfigError
 from common.hashing import digest
-from common.index import FaissIndex, choose_kind
+from common.index.base import choose_kind
+from common.index.faiss_index import FaissIndex
 from track1_mdr.chunks import chunk_passages
 from track1_mdr.config import ImageConfig
 from track1_mdr.datasets.tables import Candidates, Passages, Queries, Scored, top_k
@@ -47,7 +48,8 @@ class EaseRoute:
     def __init__(self, config: EaseRouteConfig, environment: Environment) -> None:
         self._config = config
         self._environment = environment
-        self._encoder = text_encoder(config, environment)
+        self._recipe = text_encoder(config, environment)
+        self._encoder = self._recipe()
         self._index: FaissIndex | None = None
         self._fitted = False
         self.rows = np.empty(0, np.int64)
@@ -93,6 +95,7 @@ class EaseRoute:
     def _encode(self, texts: list[str], role: Any, what: str, name: Any = None) -> Embeddings:
         return encode_texts(
             self._encoder,
+            self._recipe,
             texts,
             role,
             self._environment,

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import numpy as np
-from PIL import Image
 
 from common.encoders.base import text_key
 from common.encoders.embeddings import Embeddings
 from common.encoders.image import OpenClipEncoder
+from common.encoders.spread import Coder, Spread, identity_of
 from common.encoders.store import EmbeddingStore
-from common.index import FaissIndex, choose_kind
+from common.engine.base import sendable
+from common.index.base import choose_kind
+from common.index.faiss_index import FaissIndex
 from track1_mdr.config import ImageConfig
 from track1_mdr.datasets.image_folder import content_keys
-from track1_mdr.datasets.tables import Candidates, Passages, Queries, Scored, top_k
+from track1_mdr.datasets.tables import Candidates, ImageSource, Passages, Queries, Scored, top_k
 from track1_mdr.figures import Box, FigureLimits, find_figures, top_part
 from track1_mdr.routes.base import Environment
 
@@ -38,13 +43,15 @@ class ImageRoute:
     def __init__(self, config: ImageConfig, environment: Environment) -> None:
         self.config = config
         self.environment = environment
-        self.encoder = OpenClipEncoder(
+        self._recipe = partial(
+            OpenClipEncoder,
             config.model,
             config.pretrained,
             environment.device,
             batch_size=config.batch_size,
             seed=environment.seed,
         )
+        self.encoder = self._recipe()
         self._vectors = np.empty((0, self.encoder.dim), np.float32)
         self._owners = np.empty(0, np.int64)
         self._index: FaissIndex | None = None
@@ -60,15 +67,19 @@ class ImageRoute:
         environment = self.environment
         keys = content_keys(passages.images, names, environment.faults, "page image", environment.threads)
         rows = [row for row, key in enumerate(keys) if key is not None]
+        coder = PageCoder(self.encoder, passages.images, self.config.sub_figures)
         embeddings = self._store("passage").encode_all(
             [str(keys[row]) for row in rows],
-            lambda i: [self.encoder.prepare(view) for view in self._views(passages.images.load(rows[i]))],
-            self._encode_groups,
+            lambda i: coder.load(rows[i]),
+            coder.encode,
             batch_size=self.config.batch_size,
             faults=environment.faults,
             shard=environment.shard,
             what="page images",
             name=lambda i: names[rows[i]] or f"row {rows[i]}",
+            spread=self._spread(
+                partial(_page_coder, self._recipe, passages.images, self.config.sub_figures), lambda i: rows[i]
+            ),
             multi=True,
         )
         present = np.flatnonzero(embeddings.present)
@@ -116,16 +127,12 @@ class ImageRoute:
             results.append(top_k(Scored(owners[first], values[first]), self.config.top))
         return results
 
-    def _views(self, page: Image.Image) -> list[Image.Image]:
-        width, height = page.size
-        boxes = [top_part(width, height) if height > TALL * width else Box(0, 0, width, height)]
-        if self.config.sub_figures:
-            boxes += find_figures(np.asarray(page), FigureLimits(max_figures=MAX_FIGURES))
-        return [page.crop((box.left, box.top, box.right, box.bottom)) for box in boxes]
-
-    def _encode_groups(self, groups: list[list[np.ndarray]]) -> list[np.ndarray]:
-        vectors = self.encoder.encode_prepared([view for group in groups for view in group])
-        return np.split(vectors, np.cumsum([len(group) for group in groups])[:-1])
+    def _spread(self, make: Callable[[], Coder], send: Callable[[int], int]) -> Spread | None:
+        """Return how an engine's workers encode; they read the images where they are."""
+        environment = self.environment
+        if not environment.engine.spreads or not sendable(make):
+            return None
+        return Spread(environment.engine, make, identity_of(self.encoder), send, device=environment.device)
 
     def _query_vectors(self, queries: Queries) -> tuple[np.ndarray, np.ndarray]:
         """Return the queries' unit vectors, float32 [Q, D], and which of them there are, bool [Q]."""
@@ -146,14 +153,16 @@ class ImageRoute:
         environment = self.environment
         keys = content_keys(queries.images, names, environment.faults, "query image", environment.threads)
         rows = np.asarray([row for row, key in enumerate(keys) if key is not None], dtype=np.int64)
+        coder = QueryImageCoder(self.encoder, queries.images)
         found = self._store("query image").encode_all(
             [str(keys[row]) for row in rows.tolist()],
-            lambda i: self.encoder.prepare(queries.images.load(int(rows[i]))),
-            self.encoder.encode_prepared,
+            lambda i: coder.load(int(rows[i])),
+            coder.encode,
             batch_size=self.config.batch_size,
             faults=environment.faults,
             what="query images",
             name=lambda i: names[rows[i]] or f"row {rows[i]}",
+            spread=self._spread(partial(_query_coder, self._recipe, queries.images), lambda i: int(rows[i])),
         )
         _put(found, rows, vectors, present)
 
@@ -181,6 +190,53 @@ class ImageRoute:
             self.encoder.preprocessing + views,
             shard_items=_SHARD_IMAGES,
         )
+
+
+class PageCoder:
+    """The views of a passage and their vectors, by its row."""
+
+    def __init__(self, encoder: OpenClipEncoder, images: ImageSource, sub_figures: bool) -> None:
+        self._encoder, self._images, self._sub_figures = encoder, images, sub_figures
+        self.identity = identity_of(encoder)
+
+    def load(self, sent: int) -> list[np.ndarray]:
+        """Return the page's views, prepared."""
+        page = self._images.load(sent)
+        width, height = page.size
+        boxes = [top_part(width, height) if height > TALL * width else Box(0, 0, width, height)]
+        if self._sub_figures:
+            boxes += find_figures(np.asarray(page), FigureLimits(max_figures=MAX_FIGURES))
+        views = [page.crop((box.left, box.top, box.right, box.bottom)) for box in boxes]
+        return [self._encoder.prepare(view) for view in views]
+
+    def encode(self, items: list[list[np.ndarray]]) -> list[np.ndarray]:
+        """Return the vectors of each page's views."""
+        vectors = self._encoder.encode_prepared([view for group in items for view in group])
+        return np.split(vectors, np.cumsum([len(group) for group in items])[:-1])
+
+
+class QueryImageCoder:
+    """A query's image and its vector, by the query's row."""
+
+    def __init__(self, encoder: OpenClipEncoder, images: ImageSource) -> None:
+        self._encoder, self._images = encoder, images
+        self.identity = identity_of(encoder)
+
+    def load(self, sent: int) -> np.ndarray:
+        """Return the image, prepared."""
+        return self._encoder.prepare(self._images.load(sent))
+
+    def encode(self, items: list[np.ndarray]) -> np.ndarray:
+        """Return the images' vectors."""
+        return self._encoder.encode_prepared(items)
+
+
+def _page_coder(recipe: Callable[[], OpenClipEncoder], images: ImageSource, sub_figures: bool) -> PageCoder:
+    return PageCoder(recipe(), images, sub_figures)
+
+
+def _query_coder(recipe: Callable[[], OpenClipEncoder], images: ImageSource) -> QueryImageCoder:
+    return QueryImageCoder(recipe(), images)
 
 
 def _put(found: Embeddings, rows: np.ndarray, vectors: np.ndarray, present: np.ndarray) -> None:

@@ -36,8 +36,8 @@ class SubfigureRoute:
         self.environment = environment
         limits = replace(FigureLimits(), max_figures=config.max_figures)
         folder = environment.cache / "subfigure"
-        self._pages = FigureStore(folder, Recipe("page", limits, config.features))
-        self._wholes = FigureStore(folder, Recipe("whole", limits, config.features))
+        self._pages = FigureStore(folder, Recipe("page", limits, config.features), environment.engine)
+        self._wholes = FigureStore(folder, Recipe("whole", limits, config.features), environment.engine)
         self._figures: FigureTable | None = None
         self._passages = 0
 

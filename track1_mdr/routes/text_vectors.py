@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, Literal, Protocol
 
 import numpy as np
 
 from common.encoders.base import Backend, Role, TextEncoder, TokenEncoder, text_key
+from common.encoders.spread import TextCoder, spread_texts
 from common.encoders.store import EmbeddingStore
 from common.encoders.text import Precision, build_text_encoder
 from track1_mdr.chunks import Chunks
@@ -28,9 +30,12 @@ class EncoderSettings(Protocol):
     max_tokens: int
 
 
-def text_encoder(config: EncoderSettings, environment: Environment, *, precision: Precision = "float32") -> TextEncoder:
-    """Return the text encoder of a route's configuration."""
-    return build_text_encoder(
+def text_encoder(
+    config: EncoderSettings, environment: Environment, *, precision: Precision = "float32"
+) -> partial[TextEncoder]:
+    """Return what makes the text encoder of a route's configuration, here and in workers."""
+    return partial(
+        build_text_encoder,
         config.model,
         cache=environment.cache,
         backend=config.backend,
@@ -45,6 +50,7 @@ def text_encoder(config: EncoderSettings, environment: Environment, *, precision
 
 def encode_texts(
     encoder: TextEncoder | TokenEncoder,
+    recipe: Callable[..., TextEncoder | TokenEncoder],
     texts: Sequence[str],
     role: Role,
     environment: Environment,
@@ -55,7 +61,11 @@ def encode_texts(
     multi: bool,
     name: Callable[[int], str] | None = None,
 ) -> Any:
-    """Return the texts' `Embeddings` (or `MultiEmbeddings`), encoding what the cache lacks."""
+    """Return the texts' `Embeddings` (or `MultiEmbeddings`), encoding what the cache lacks.
+
+    `recipe` is the `functools.partial` that made the encoder: workers of an engine make theirs by it.
+    """
+    coder = TextCoder(encoder, role, batch_size)
     store = EmbeddingStore(
         environment.cache,
         encoder.name,
@@ -69,12 +79,13 @@ def encode_texts(
     return store.encode_all(
         [text_key(text) for text in texts],
         lambda row: texts[row],
-        lambda batch: encoder.encode(batch, role=role, batch_size=batch_size),
+        coder.encode,
         batch_size=_SHARD_CHUNKS,
         faults=environment.faults,
         shard=environment.shard if role == "passage" else (0, 1),
         what=what,
         name=name,
+        spread=spread_texts(environment.engine, recipe, coder, texts, device=environment.device),
         multi=multi,  # pyright: ignore[reportCallIssue, reportArgumentType]
     )
 

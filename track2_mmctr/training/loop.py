@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from common.errors import UserError
 from common.metrics.ctr import auc, log_loss
+from common.products import fast_products
 from common.progress import bar
 from common.training.interrupt import Interrupt
 from common.training.repeatable import repeatable, step_seed
@@ -168,7 +169,8 @@ class _Trainer:
         if self.single and self.world.main:
             self.say("one row of each epoch is left out: it would be alone in the last batch, and batch norm needs two")
         self.saved, self.pause = time.monotonic(), self.interval
-        with self.interrupt, repeatable(self.device):
+        products = fast_products(self.device, enabled=not self.config.compile)  # compiled code has products of its own
+        with self.interrupt, repeatable(self.device), products:
             while progress.stopped is None:
                 self._epoch(on_evaluation)
         if self.interrupt.pressed:

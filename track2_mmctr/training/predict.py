@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from common.errors import DataError
+from common.products import fast_products
 from common.progress import bar
 from track2_mmctr.batches import batches
 from track2_mmctr.datasets.tables import Split
@@ -81,7 +82,7 @@ def predict_rows(
     logits = np.empty(len(rows), dtype=np.float64)
     model.eval()
     try:
-        with bar(f"predict {split.name}", total=len(rows), unit="row") as shown:
+        with bar(f"predict {split.name}", total=len(rows), unit="row") as shown, fast_products(device):
             for batch in batches(split, batch_size, max_len, order=rows):
                 with torch.autocast(device.type, dtype=torch.bfloat16, enabled=amp):
                     out = model(batch.to(device))

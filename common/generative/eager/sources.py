@@ -13,11 +13,12 @@ import numpy as np
 
 from common.errors import ConfigError
 from common.generative.eager.config import EagerConfig, StreamName
-from common.generative.item_ids import make_ids
+from common.generative.item_ids import kept_ids, make_ids
 from common.generative.item_sources import behaviour_vectors, semantic_vectors
 from common.generative.systems import Prepared
 from common.tokenizers.balanced_tree import BalancedKMeansTree
 from common.tokenizers.semantic_ids import SemanticIdMap
+from common.training.distributed import told_by_main
 
 APART = 1e-4
 """Rows that equal an earlier one are moved by this share of the vectors' standard deviation, at random."""
@@ -42,7 +43,7 @@ def semantic_ids(run: Prepared) -> SemanticIdMap:
         `eager.semantic` is neither a known word nor a file or folder.
     """
     config, folder = run.config, run.out / "semantic_ids"
-    if folder.is_dir():
+    if told_by_main(folder.is_dir(), run.world):
         return SemanticIdMap.load(folder)
     source = config.eager.semantic
     if source == "vectors":
@@ -58,8 +59,7 @@ def semantic_ids(run: Prepared) -> SemanticIdMap:
             expected="vectors, published, or a file or folder of IDs",
             got=source,
         )
-    ids.save(folder)
-    return ids
+    return kept_ids(ids, folder, run.world)
 
 
 def contrast_vectors(run: Prepared, semantic: SemanticIdMap) -> dict[StreamName, np.ndarray]:

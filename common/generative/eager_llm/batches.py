@@ -60,6 +60,13 @@ class EagerLlmBatch:
             candidates={name: value.to(device) for name, value in self.candidates.items()},
         )
 
+    def counts(self) -> dict[str, int]:
+        """Return how many tokens, and how many items, the losses are the means of.
+
+        Of several processes each has candidates of its own, where they are not all items: those drawn differ.
+        """
+        return {"told": int(self.tokens.told.sum())} | {f"gct_{name}": len(self.places) for name in self.candidates}
+
 
 class EagerLlmBatches:
     """The examples of an epoch: as many as there are windows of histories, of each task by the stage's weights.

@@ -30,6 +30,10 @@ class StoreBatch:
         """Return the batch on a device."""
         return StoreBatch({task: batch.to(device) for task, batch in self.tasks.items()})
 
+    def counts(self) -> dict[str, int]:
+        """Return how many tokens each task's loss is the mean of."""
+        return {task: int(self.tasks[task].told.sum()) if task in self.tasks else 0 for task in TASKS}
+
 
 class StoreBatches:
     """The training examples of users' sequences and items' texts.
@@ -79,13 +83,13 @@ class StoreBatches:
         return self.drawn if task == "text_to_text" else self.passes * len(self.texts)
 
     def epoch(self, number: int) -> list[np.ndarray]:
-        """Return each batch of an epoch as int64 [2, n]: of example k the task, and its window, item or next item."""
+        """Return each batch of an epoch as int64 [n, 2]: an example's task, and its window, item or next item."""
         rng = np.random.default_rng([self.seed, number, 1])
         parts: list[list[np.ndarray]] = [[] for _ in range(len(self))]
         for task in self.on:
             for batch, rows in zip(parts, self._shares(task, number, rng), strict=True):
-                batch.append(np.stack([np.full(len(rows), TASKS.index(task)), rows]).astype(np.int64))
-        return [np.concatenate(batch, axis=1) for batch in parts]
+                batch.append(np.stack([np.full(len(rows), TASKS.index(task)), rows], axis=1).astype(np.int64))
+        return [np.concatenate(batch) for batch in parts]
 
     def _shares(self, task: Task, number: int, rng: np.random.Generator) -> list[np.ndarray]:
         """Return a task's examples of an epoch, a part a batch."""
@@ -101,7 +105,7 @@ class StoreBatches:
         """Return the batch of some examples."""
         made: dict[Task, LmBatch] = {}
         for task in self.on:
-            own = rows[1, rows[0] == TASKS.index(task)]
+            own = rows[rows[:, 0] == TASKS.index(task), 1]
             if len(own):
                 windows = task == "token_to_token"
                 made[task] = self._windows(own) if windows else pack(list(self._examples(task, own)), self._context)

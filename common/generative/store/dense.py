@@ -22,7 +22,7 @@ from common.generative.lm.model import LanguageModel, load_language_model
 from common.generative.store.cascade import CascadeBatch, CascadeExample, pack_cascade
 from common.generative.store.config import StoreConfig
 from common.generative.store.items import StoreItems
-from common.generative.store.tokens import INSTRUCTIONS, DenseTask, StoreTokens, extra_codes
+from common.generative.store.tokens import DENSE_TASKS, INSTRUCTIONS, DenseTask, StoreTokens, extra_codes
 from common.hashing import digest
 from common.training.fit import evaluating
 
@@ -41,6 +41,10 @@ class DenseBatch:
     def to(self, device: torch.device | str) -> DenseBatch:
         """Return the batch on a device."""
         return DenseBatch({task: batch.to(device) for task, batch in self.tasks.items()})
+
+    def counts(self) -> dict[str, int]:
+        """Return how many tokens each task's loss is the mean of."""
+        return {task: int(self.tasks[task].told.sum()) if task in self.tasks else 0 for task in DENSE_TASKS}
 
 
 class DenseTokenizer(nn.Module):

@@ -24,6 +24,7 @@ from common.tokenizers.base import Quantizer, data_digest
 from common.tokenizers.rq_kmeans import RQKMeans
 from common.tokenizers.semantic_ids import SemanticIdMap
 from common.tokenizers.slot_kmeans import SlotKMeans
+from common.training.distributed import World, main_first, told_by_main
 from common.training.fit import FitResult, fit_model
 from common.training.fit_state import learnt_state, restore
 from common.training.state import check_key, fitting, todo
@@ -34,7 +35,14 @@ Say = Callable[[str], None]
 
 
 def train_tokenizer(
-    config: StoreConfig, items: StoreItems, folder: Path, *, seed: int, device: str = "cpu", say: Say = lambda _: None
+    config: StoreConfig,
+    items: StoreItems,
+    folder: Path,
+    *,
+    seed: int,
+    device: str = "cpu",
+    say: Say = lambda _: None,
+    world: World = World(),  # noqa: B008 - frozen
 ) -> DenseTokenizer:
     """Return the dense tokenizer of stage 1, trained in `folder` or read where that was done before.
 
@@ -51,15 +59,17 @@ def train_tokenizer(
         tokenizer = DenseTokenizer.untrained(config, items)
     train = config.dense.train.model_dump(mode="json", exclude={"max_seconds"})
     key = {"settings": tokenizer.key(), "train": train, "seed": seed, "texts": items.digest}
-    if path.is_file():
+    if told_by_main(path.is_file(), world):
         weights, header = read_tensors(path, WEIGHTS, todo(path))
         check_key(path, header["key"], key)
         with fitting(path):
             restore(tokenizer, weights)
         say(f"dense tokenizer: {folder}")
         return tokenizer.to(device).eval()
-    fit_dense(tokenizer, items, seed=seed, device=device, folder=folder / "training", say=say)
-    write_tensors(path, learnt_state(tokenizer), {"format": WEIGHTS, "key": key})
+    fit_dense(tokenizer, items, seed=seed, device=device, folder=folder / "training", say=say, world=world)
+    with main_first(world):
+        if world.main:
+            write_tensors(path, learnt_state(tokenizer), {"format": WEIGHTS, "key": key})
     return tokenizer
 
 
@@ -71,6 +81,7 @@ def fit_dense(
     device: str = "cpu",
     folder: Path | None = None,
     say: Say = lambda _: None,
+    world: World = World(),  # noqa: B008 - frozen
 ) -> FitResult:
     """Train a dense tokenizer in place; early stopping looks at how well texts are copied from the slots."""
     config = tokenizer.config.dense
@@ -96,6 +107,7 @@ def fit_dense(
         device=device,
         folder=folder,
         say=say,
+        world=world,
     )
     say(f"dense tokenizer: {result.best:.3f} of text tokens copied from the slots, {result.cpu_seconds:,.0f} s of CPU")
     return result

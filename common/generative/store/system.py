@@ -19,6 +19,7 @@ from common.generative.store.stages import dense_tokens, make_ids, train_tokeniz
 from common.generative.systems import Prepared, System, watched_fit
 from common.generative.training import FitResult
 from common.tokenizers.semantic_ids import SemanticIdMap
+from common.training.distributed import main_first
 
 
 def ids(run: Prepared) -> SemanticIdMap:
@@ -26,9 +27,11 @@ def ids(run: Prepared) -> SemanticIdMap:
     config = run.config
     if config.ids != "ours":
         return item_ids.make_ids(config.ids, config.tokenizer, run.data, run.split, config.seed, run.say)
-    items = store_items(run)
-    dense = dense_tokens(_tokenizer(run, items), items, run.out / "tokenizer")
-    return make_ids(config.store.codes, dense, run.out / "tokenizer", seed=config.seed, say=run.say)
+    items, folder = store_items(run), run.out / "tokenizer"
+    tokenizer = _tokenizer(run, items)
+    with main_first(run.world):
+        dense = dense_tokens(tokenizer, items, folder)
+        return make_ids(config.store.codes, dense, folder, seed=config.seed, say=run.say)
 
 
 def build(run: Prepared, id_map: SemanticIdMap) -> Store:
@@ -58,7 +61,15 @@ def recommender(model: Store, config: RunConfig, beam: int) -> Generated:
 def _tokenizer(run: Prepared, items: StoreItems) -> DenseTokenizer:
     """Return the dense tokenizer of the run, trained first if it is not there."""
     config = run.config
-    return train_tokenizer(config.store, items, run.out / "tokenizer", seed=config.seed, device=run.device, say=run.say)
+    return train_tokenizer(
+        config.store,
+        items,
+        run.out / "tokenizer",
+        seed=config.seed,
+        device=run.device,
+        say=run.say,
+        world=run.world,
+    )
 
 
 def _quiet(run: Prepared) -> Prepared:

@@ -76,8 +76,8 @@ def test_an_epoch_has_all_windows_each_item_twice_and_its_share_of_texts() -> No
     model = small.store(tasks={"item_passes": 2, "text_share": 0.5, "text_items": 2})
     source = batches(model)
     plan = source.epoch(0)
-    assert len(plan) == len(source) and all(rows.shape[1] for rows in plan)
-    counts = Counter((TASKS[task], row) for rows in plan for task, row in rows.T.tolist())
+    assert len(plan) == len(source) and all(len(rows) for rows in plan)
+    counts = Counter((TASKS[task], row) for rows in plan for task, row in rows.tolist())
     windows = len(source.windows.lengths)
     assert all(counts["token_to_token", row] == 1 for row in range(windows))
     for task in ("text_to_token", "token_to_text"):
@@ -94,7 +94,7 @@ def test_an_epoch_has_all_windows_each_item_twice_and_its_share_of_texts() -> No
 def test_the_examples_of_each_task_say_what_it_is_asked() -> None:
     model = small.store()
     source = batches(model)
-    made = source.make(np.array([[0, 1, 2, 3], [0, 7, 7, 11]]))
+    made = source.make(np.array([[0, 0], [1, 7], [2, 7], [3, 11]]))
     assert list(made.tasks) == list(TASKS)
     (ids, on), lm = told(made.tasks["text_to_token"])[0], model.lm
     assert ids == (*model.text_prompt(model.text_tokens(small.TEXTS[7])), *model.id_tokens(7))
@@ -112,7 +112,7 @@ def test_one_window_teaches_every_cut_of_it() -> None:
     model = small.store(max_items=6)
     walks = small.sequences(4, 7)
     source = model.batches(small.TEXTS, walks, seed=0, batch_size=100)
-    rows = np.stack([np.zeros(4, np.int64), np.arange(4)])
+    rows = np.stack([np.zeros(4, np.int64), np.arange(4)], axis=1)
     batch = source.make(rows)
     losses: list[Tensor] = []
     with torch.no_grad():

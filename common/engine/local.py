@@ -6,43 +6,21 @@ strangers do both. Each worker here has its own pipe; the parent kills a worker 
 
 from __future__ import annotations
 
+import math
 import multiprocessing as mp
 import os
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from multiprocessing.connection import wait
-from typing import Any
+from typing import Any, ClassVar
 
+from common.engine.base import End, Event, Failed, Function, Item, Setup
 from common.errors import DataError, UserError
 
 STARTUP_SECONDS = 180.0
 """How long a worker may take to start: imports and models, on a loaded machine."""
-
-
-@dataclass(frozen=True)
-class Item:
-    """One value that the function yielded for task `task`."""
-
-    task: int
-    value: Any
-
-
-@dataclass(frozen=True)
-class End:
-    """Task `task` is finished; nothing more comes for it."""
-
-    task: int
-
-
-@dataclass(frozen=True)
-class Failed:
-    """Task `task` ended early: `reason` in words; `lost` when the process died or was late."""
-
-    task: int
-    reason: str
-    lost: bool
 
 
 @dataclass
@@ -52,6 +30,37 @@ class _Worker:
     ready: bool = False
     task: int | None = None
     deadline: float = field(default_factory=lambda: time.monotonic() + STARTUP_SECONDS)
+
+
+@dataclass(frozen=True)
+class LocalEngine:
+    """Processes of this machine: `workers` of them in every pool; 0 = as many as each asks for."""
+
+    workers: int = 0
+    name: ClassVar[str] = "local"
+    spreads: ClassVar[bool] = False
+
+    def pool(
+        self,
+        function: Function,
+        setup: Setup,
+        *,
+        workers: int = 0,
+        timeout: float | None = 60.0,
+        threads: int = 1,
+        gpus: float = 0.0,
+    ) -> WorkerPool:
+        """Return a pool of processes."""
+        del threads, gpus
+        return WorkerPool(function, setup, self.parallel(workers), timeout)
+
+    def parallel(self, workers: int = 0) -> int:
+        """Return the number of processes of a pool."""
+        return self.workers or workers or cores()
+
+
+LOCAL = LocalEngine()
+"""The engine of who chooses none."""
 
 
 class WorkerPool:
@@ -66,19 +75,19 @@ class WorkerPool:
     workers
         Number of processes; 0 = one per core.
     timeout
-        Seconds that may pass between two values of a task.
+        Seconds that may pass between two values of a task; None = no limit.
     """
 
     def __init__(
         self,
-        function: Callable[[Any, Any], Iterator[Any]],
-        setup: Callable[[], Any],
+        function: Function,
+        setup: Setup,
         workers: int = 0,
-        timeout: float = 60.0,
+        timeout: float | None = 60.0,
     ) -> None:
         self.function, self.setup = function, setup
         self.workers = workers or cores()
-        self.timeout = timeout
+        self.timeout = math.inf if timeout is None else timeout
         self._context = mp.get_context("spawn")
         self._pool: list[_Worker] = []
 
@@ -94,7 +103,7 @@ class WorkerPool:
             _stop(worker)
         self._pool.clear()
 
-    def run(self, tasks: Iterable[Any]) -> Iterator[Item | End | Failed]:
+    def run(self, tasks: Iterable[Any]) -> Iterator[Event]:
         """Run the tasks, in order of start; yield events in order of arrival, tasks numbered from 0.
 
         Raises
@@ -131,7 +140,7 @@ class WorkerPool:
         theirs.close()
         return _Worker(process, ours)
 
-    def _collect(self) -> Iterator[Item | End | Failed]:
+    def _collect(self) -> Iterator[Event]:
         active = [worker for worker in self._pool if not worker.ready or worker.task is not None]
         if not active:
             return
@@ -143,7 +152,7 @@ class WorkerPool:
             elif time.monotonic() > worker.deadline:
                 yield self._lose(worker, f"no answer within {self.timeout:g} s; the worker was stopped")
 
-    def _hear(self, worker: _Worker) -> Iterator[Item | End | Failed]:
+    def _hear(self, worker: _Worker) -> Iterator[Event]:
         try:
             kind, value = worker.pipe.recv()
         except (EOFError, OSError):
@@ -180,7 +189,7 @@ def _stop(worker: _Worker) -> None:
     worker.process.join()
 
 
-def _work(pipe: Any, setup: Callable[[], Any], function: Callable[[Any, Any], Iterator[Any]]) -> None:
+def _work(pipe: Any, setup: Setup, function: Function) -> None:
     """Answer tasks until the parent is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's: it ends its workers, and no task has failed
     try:

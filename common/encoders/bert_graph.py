@@ -1,0 +1,150 @@
+"""A BERT encoder as a graph of ONNX Runtime's fused operators, for one text without padding.
+
+Exported graphs spend half of their time beside the products: every layer quantises its input three times, splits the
+attention into a dozen operators and adds a mask that hides nothing. Here a layer is seven operators: one product for
+query, key and value, attention, its output, sum and LayerNorm, product, GELU, product, sum and LayerNorm. Where only
+the first token's state is asked for, the last layer computes no other. The weights stay as they are, to the bit.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+
+from common.encoders.bert_weights import BertWeights, Layer, Linear, Norm, Table
+
+Output = Literal["states", "first", "logits"]
+
+_OPSET = 17
+_IR_VERSION = 8
+_FUSED = "com.microsoft"  # ONNX Runtime's own operators
+
+
+def bert_graph(weights: BertWeights, output: Output) -> bytes:
+    """Return the serialised graph: input_ids and token_type_ids, int64 [1, T], to one output.
+
+    Parameters
+    ----------
+    weights
+        With a pooler and a classifier where `output` is "logits".
+    output
+        "states": float32 [1, T, D]; "first": the first token's, [1, 1, D]; "logits": [1, L].
+    """
+    return _Builder(weights).build(output)
+
+
+class _Builder:
+    def __init__(self, weights: BertWeights) -> None:
+        self._weights = weights
+        self._nodes: list[Any] = []
+        self._tensors: list[Any] = []
+
+    def build(self, output: Output) -> bytes:
+        from onnx import TensorProto, helper
+
+        weights = self._weights
+        states = self._embeddings()
+        for place, layer in enumerate(weights.layers, 1):
+            first = output != "states" and place == len(weights.layers)
+            states = self._layer(layer, states, first)
+        shape = [1, 1 if output == "first" else "tokens", weights.norm.bias.size]
+        if output == "logits":
+            if weights.pooler is None or weights.classifier is None:
+                raise ValueError("a graph without a pooler and a classifier has no logits")
+            pooled = self._node("Tanh", [self._linear(weights.pooler, states)])
+            logits = self._linear(weights.classifier, pooled)
+            states = self._node("Squeeze", [logits, self._tensor(np.asarray([1]))])
+            shape = [1, weights.classifier.bias.size]
+        self._nodes.append(helper.make_node("Identity", [states], ["output"]))
+        graph = helper.make_graph(
+            self._nodes,
+            "bert",
+            [helper.make_tensor_value_info(n, TensorProto.INT64, [1, "tokens"]) for n in ("input_ids", "token_type_ids")],
+            [helper.make_tensor_value_info("output", TensorProto.FLOAT, shape)],
+            self._tensors,
+        )
+        opsets = [helper.make_opsetid("", _OPSET), helper.make_opsetid(_FUSED, 1)]
+        return helper.make_model(graph, opset_imports=opsets, ir_version=_IR_VERSION).SerializeToString()
+
+    def _embeddings(self) -> str:
+        weights = self._weights
+        sums = self._node("Add", [self._rows(weights.words, "input_ids"), self._rows(weights.types, "token_type_ids")])
+        zero, one = self._tensor(np.asarray([0])), self._tensor(np.asarray([1]))
+        length = self._node("Slice", [self._node("Shape", ["input_ids"]), one, self._tensor(np.asarray([2]))])
+        positions = self._node("Slice", [self._tensor(weights.positions.rows()[None]), zero, length, one])
+        return self._norm(weights.norm, sums, positions)
+
+    def _rows(self, table: Table, ids: str) -> str:
+        rows = self._node("Gather", [self._tensor(table.values), ids])
+        if table.scale is None or table.zero_point is None:
+            return rows
+        return self._node("DequantizeLinear", [rows, self._tensor(table.scale), self._tensor(table.zero_point)])
+
+    def _layer(self, layer: Layer, states: str, first: bool) -> str:
+        """Append a layer; `first`: its output is the first token's state alone."""
+        size = layer.query.bias.size
+        if first:
+            bounds = [self._tensor(np.asarray([i])) for i in (0, 1, 1)]
+            asked = self._node("Slice", [states, *bounds])
+            query = self._linear(layer.query, asked)
+            key, value = self._split(self._linear(_joined(layer.key, layer.value), states), size, 2)
+            states = asked
+        else:
+            joined = self._linear(_joined(layer.query, layer.key, layer.value), states)
+            query, key, value = self._split(joined, size, 3)
+        attended = self._node("MultiHeadAttention", [query, key, value], fused=True, num_heads=self._weights.heads)
+        product = self._product(layer.attended, attended)
+        states = self._norm(layer.attended_norm, states, product, layer.attended.bias)
+        inner = self._node("BiasGelu", [self._product(layer.inner, states), self._tensor(layer.inner.bias)], fused=True)
+        return self._norm(layer.outer_norm, states, self._product(layer.outer, inner), layer.outer.bias)
+
+    def _split(self, states: str, size: int, parts: int) -> list[str]:
+        sizes = self._tensor(np.full(parts, size, np.int64))
+        return self._several("Split", [states, sizes], parts, axis=-1)
+
+    def _norm(self, norm: Norm, left: str, right: str, bias: np.ndarray | None = None) -> str:
+        inputs = [left, right, self._tensor(norm.weight), self._tensor(norm.bias)]
+        if bias is not None:
+            inputs.append(self._tensor(bias))
+        return self._node("SkipLayerNormalization", inputs, fused=True, epsilon=self._weights.epsilon)
+
+    def _linear(self, linear: Linear, states: str) -> str:
+        if linear.scale is None:
+            return self._node("Add", [self._product(linear, states), self._tensor(linear.bias)])
+        inputs = [states, self._tensor(linear.weight), self._tensor(linear.scale), "", self._tensor(linear.bias)]
+        return self._node("DynamicQuantizeMatMul", inputs, fused=True)
+
+    def _product(self, linear: Linear, states: str) -> str:
+        if linear.scale is None:
+            return self._node("MatMul", [states, self._tensor(linear.weight)])
+        inputs = [states, self._tensor(linear.weight), self._tensor(linear.scale)]
+        return self._node("DynamicQuantizeMatMul", inputs, fused=True)
+
+    def _tensor(self, values: np.ndarray) -> str:
+        from onnx import numpy_helper
+
+        name = f"w{len(self._tensors)}"
+        self._tensors.append(numpy_helper.from_array(np.ascontiguousarray(values), name))
+        return name
+
+    def _node(self, kind: str, inputs: list[str], *, fused: bool = False, **attributes: Any) -> str:
+        return self._several(kind, inputs, 1, fused=fused, **attributes)[0]
+
+    def _several(self, kind: str, inputs: list[str], count: int, *, fused: bool = False, **attributes: Any) -> list[str]:
+        from onnx import helper
+
+        outputs = [f"v{len(self._nodes)}_{i}" for i in range(count)]
+        domain = _FUSED if fused else ""
+        self._nodes.append(helper.make_node(kind, inputs, outputs, domain=domain, **attributes))
+        return outputs
+
+
+def _joined(*linears: Linear) -> Linear:
+    """Return one product with the columns of several."""
+    scales = [linear.scale for linear in linears if linear.scale is not None]
+    return Linear(
+        np.concatenate([linear.weight for linear in linears], axis=1),
+        np.concatenate(scales) if scales else None,
+        np.concatenate([linear.bias for linear in linears]),
+    )
