@@ -1,11 +1,12 @@
-"""Text encoders side by side: rate, CPU time, peak memory and the recall that goes with them.
+"""Text encoders and the cross-encoder side by side: rate, CPU time, memory, recall, and how far the vectors moved.
 
     python -m benchmarks.encode --data DIR --cache DIR
 
 Every system encodes the same chunks of the same pages in a process of its own. "plain" is sentence-transformers
-as its README calls it: fp32, batches of 32. With the cache of an earlier run the pages are those of the baseline,
-OCR included (read now where the cache lacks it); without it, only their text layer is used, and `--pages 300`
-is enough to compare the rates.
+as its README calls it: fp32, batches of 32. "as exported" is this kit without `common.encoders.bert_graph`: each
+text alone, through the operators that the exporter wrote. With the cache of an earlier run the pages are those of
+the baseline, OCR included (read now where the cache lacks it); without it, only their text layer is used, and
+`--pages 300` is enough to compare the rates.
 """
 
 from __future__ import annotations
@@ -21,13 +22,14 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
+from unittest.mock import patch
 
 import numpy as np
 import typer
 
 from common.encoders.maxsim import maxsim
 from common.faults import FaultLog
-from track1_mdr.chunks import chunk_passages
+from track1_mdr.chunks import Chunks, chunk_passages
 from track1_mdr.config import DataConfig
 from track1_mdr.datasets.tables import Candidates, TaskTables, top_k
 from track1_mdr.routes.text_vectors import score_groups
@@ -36,6 +38,7 @@ MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 BGE = "BAAI/bge-small-en-v1.5"
 BGE_PROMPT = "Represent this sentence for searching relevant passages: "
 COLBERT = "answerdotai/answerai-colbert-small-v1"
+RERANKER = "cross-encoder/ms-marco-MiniLM-L12-v2"
 WORDS, STRIDE, MAX_TOKENS = 150, 110, 256
 
 Encode = Callable[[Sequence[str], str], Any]
@@ -72,6 +75,24 @@ def kit_colbert(threads: int, cache: Path) -> Encode:
     return lambda texts, role: encoder.encode(texts, role=role, batch_size=32)  # type: ignore[arg-type]
 
 
+def kit_pairs(threads: int, cache: Path) -> Encode:
+    del cache
+    from common.encoders.cross_encoder import build_pair_scorer
+
+    scorer = build_pair_scorer(RERANKER, threads=threads)
+    return lambda pairs, role: scorer.score(pairs)  # type: ignore[call-arg]
+
+
+def as_exported(build: Build) -> Build:
+    """Return the same encoder on the graph as its exporter wrote it."""
+
+    def unfused(threads: int, cache: Path) -> Encode:
+        with patch("common.encoders.onnx_text.read_bert", return_value=None):
+            return build(threads, cache)
+
+    return unfused
+
+
 def bge_padded(threads: int, cache: Path) -> Encode:
     """Return the usual way to run the graph: length-sorted, padded batches of 32, threads inside an operator."""
     del cache
@@ -106,23 +127,38 @@ def bge_padded(threads: int, cache: Path) -> Encode:
 
 @dataclass(frozen=True)
 class System:
-    """One row of the table; `against` is the row with the same weights that its rate is divided by."""
+    """One row of the table.
+
+    `against` is the row with the same weights that its rate is divided by, `like` the one that its vectors are compared
+    with. `pairs`: it reads a question together with a chunk, and gives one logit.
+    """
 
     label: str
     build: Build
-    against: str | None
+    against: str | None = None
+    like: str | None = None
+    pairs: bool = False
 
 
 PLAIN, PADDED = "MiniLM-L6, plain sentence-transformers fp32", "bge-small int8 ONNX, padded batches of 32"
+_BGE = kit(BGE, query_prompt=BGE_PROMPT)
+_COLBERT, _PAIRS = "answerai-colbert-small int8 ONNX", "ms-marco-MiniLM-L12 int8 ONNX, pairs"
 SYSTEMS: dict[str, System] = {
-    "plain": System(PLAIN, plain, None),
-    "torch": System("MiniLM-L6, this kit, torch fp32", kit(MINILM), "plain"),
-    "bf16": System("MiniLM-L6, this kit, torch bf16", kit(MINILM, precision="bfloat16"), "plain"),
-    "fp32": System("MiniLM-L6, this kit, ONNX fp32", kit(MINILM, backend="onnx"), "plain"),
-    "int8": System("MiniLM-L6, this kit, ONNX int8", kit(MINILM, precision="int8"), "plain"),
-    "padded": System(PADDED, bge_padded, None),
-    "bge": System("bge-small int8 ONNX, this kit", kit(BGE, query_prompt=BGE_PROMPT), "padded"),
-    "colbert": System("answerai-colbert-small int8 ONNX, this kit", kit_colbert, None),
+    "plain": System(PLAIN, plain),
+    "torch": System("MiniLM-L6, this kit, torch fp32", kit(MINILM), "plain", "plain"),
+    "bf16": System("MiniLM-L6, this kit, torch bf16", kit(MINILM, precision="bfloat16"), "plain", "plain"),
+    "fp32": System("MiniLM-L6, this kit, ONNX fp32", kit(MINILM, backend="onnx"), "plain", "plain"),
+    "int8_exported": System(
+        "MiniLM-L6, ONNX int8 as exported", as_exported(kit(MINILM, precision="int8")), "plain", "plain"
+    ),
+    "int8": System("MiniLM-L6, this kit, ONNX int8", kit(MINILM, precision="int8"), "plain", "plain"),
+    "padded": System(PADDED, bge_padded),
+    "bge_exported": System("bge-small int8 ONNX as exported", as_exported(_BGE), "padded"),
+    "bge": System("bge-small int8 ONNX, this kit", _BGE, "padded", "bge_exported"),
+    "colbert_exported": System(f"{_COLBERT} as exported", as_exported(kit_colbert)),
+    "colbert": System(f"{_COLBERT}, this kit", kit_colbert, "colbert_exported", "colbert_exported"),
+    "pairs_exported": System(f"{_PAIRS}, as exported", as_exported(kit_pairs), pairs=True),
+    "pairs": System(f"{_PAIRS}, this kit", kit_pairs, "pairs_exported", "pairs_exported", pairs=True),
 }
 
 
@@ -142,7 +178,7 @@ def warm_up(name: str, threads: int, cache: Path) -> None:
     SYSTEMS[name].build(threads, cache)
 
 
-def measure(name: str, threads: int, cache: Path, chunks: list[str], questions: list[str]) -> Result:
+def measure(name: str, threads: int, cache: Path, chunks: list[Any], questions: list[str]) -> Result:
     encode = SYSTEMS[name].build(threads, cache)
     encode(chunks[:2], "passage")  # warm up: first calls allocate and choose kernels
     wall, cpu = time.perf_counter(), time.process_time()
@@ -150,7 +186,7 @@ def measure(name: str, threads: int, cache: Path, chunks: list[str], questions: 
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     unit = 2**30 if sys.platform == "darwin" else 2**20
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
-    return Result(passages, encode(questions, "query"), wall, cpu, peak)
+    return Result(passages, None if SYSTEMS[name].pairs else encode(questions, "query"), wall, cpu, peak)
 
 
 def recall(tables: TaskTables, owners: np.ndarray, result: Result) -> list[float]:
@@ -170,6 +206,28 @@ def recall(tables: TaskTables, owners: np.ndarray, result: Result) -> list[float
         if gold is not None
     ]
     return (100 * np.asarray(shares).mean(axis=0)).tolist()
+
+
+def likeness(ours: Any, theirs: Any) -> str:
+    """Return the mean cosine of two systems' vectors; of logits, the root mean square difference."""
+    if isinstance(ours, list):
+        ours, theirs = np.concatenate(ours), np.concatenate(theirs)
+    if ours.ndim == 1:
+        return f"rms {np.sqrt(np.mean((ours - theirs) ** 2)):.3f}"
+    return f"{float((ours * theirs).sum(axis=1).mean()):.5f}"
+
+
+def with_questions(tables: TaskTables, chunks: Chunks) -> list[tuple[str, str]]:
+    """Return each chunk with a question about its document: as many of either's questions as chunks take in turn."""
+    asked: dict[int, list[str]] = {}
+    for text, rows in zip(tables.queries.texts, tables.candidates.rows, strict=True):
+        for row in rows.tolist():
+            asked.setdefault(row, []).append(text)
+    pairs: list[tuple[str, str]] = []
+    for place, (text, owner) in enumerate(zip(chunks.texts, chunks.owners.tolist(), strict=True)):
+        questions = asked.get(owner) or tables.queries.texts
+        pairs.append((questions[place % len(questions)], text))
+    return pairs
 
 
 def _offsets(items: Sequence[np.ndarray]) -> np.ndarray:
@@ -211,12 +269,15 @@ def main(
         chunks = chunk_passages(texts, WORDS, STRIDE)
         print(f"{len(chunks)} chunks of {len(np.unique(chunks.owners))} pages, {len(tables.queries)} questions")
         print(f"{threads} threads, at most {MAX_TOKENS} tokens\n")
-        print(f"{'system':<46}chunks/s    x  CPU ms/chunk    x  peak GB   R@1   R@3   R@5  mean", flush=True)
+        print(f"{'system':<48}chunks/s    x  CPU ms/chunk    x  peak GB   R@1   R@3   R@5  mean  likeness", flush=True)
+        pairs = with_questions(tables, chunks)
         done: dict[str, Result] = {}
         for name in only or list(SYSTEMS):
             _apart(warm_up, name, threads, place)
-            done[name] = _apart(measure, name, threads, place, chunks.texts, tables.queries.texts)
-            print(_row(name, done, len(chunks), recall(tables, chunks.owners, done[name])), flush=True)
+            items = pairs if SYSTEMS[name].pairs else chunks.texts
+            done[name] = _apart(measure, name, threads, place, items, tables.queries.texts)
+            shares = [] if SYSTEMS[name].pairs else recall(tables, chunks.owners, done[name])
+            print(_row(name, done, len(chunks), shares), flush=True)
 
 
 def _apart(function: Callable[..., Any], *arguments: Any) -> Any:
@@ -229,10 +290,11 @@ def _row(name: str, done: dict[str, Result], count: int, shares: list[float]) ->
     base = done.get(system.against or "")
     faster = f"{base.wall / result.wall:4.1f}" if base else "    "
     cheaper = f"{base.cpu / result.cpu:4.1f}" if base else "    "
-    figures = "".join(f"{value:6.1f}" for value in [*shares, float(np.mean(shares))])
+    figures = "".join(f"{value:6.1f}" for value in [*shares, float(np.mean(shares))]) if shares else " " * 24
+    like = likeness(result.passages, done[system.like].passages) if system.like in done else ""
     return (
-        f"{system.label:<46}{count / result.wall:8.1f} {faster}{1000 * result.cpu / count:14.1f} {cheaper}"
-        f"{result.memory_gb:9.2f}{figures}"
+        f"{system.label:<48}{count / result.wall:8.1f} {faster}{1000 * result.cpu / count:14.1f} {cheaper}"
+        f"{result.memory_gb:9.2f}{figures}  {like}"
     )
 
 

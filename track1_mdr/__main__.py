@@ -12,7 +12,10 @@ import typer
 from common import cli
 from common.download.cli import Track
 from common.download.cli import add_command as add_download
+from common.engine.choose import AddressOption, EngineOption, WorkersOption, open_engine
 from common.errors import ConfigError
+from common.index.build import IndexSettings
+from common.index.options import IndexOption, UriOption
 from track1_mdr.explore.cli import add_explore
 from track1_mdr.report.cli import add_report
 
@@ -114,6 +117,9 @@ def prepare(
     images: Annotated[bool, typer.Option(help="Also write page images into the table")] = True,
     ocr: Annotated[bool, typer.Option(help="Read pages without text, and figures, by OCR")] = True,
     allow_faults: Annotated[int, typer.Option(help="Failed pages to put up with")] = 0,
+    engine: EngineOption = "local",
+    ray_address: AddressOption = None,
+    workers: WorkersOption = None,
     debug: DebugOption = False,
 ) -> None:
     """Turn PDFs into the official tables: page text, OCR, page images, layout blocks. Resumes where it stopped.
@@ -125,8 +131,9 @@ def prepare(
     from track1_mdr.datasets.prepare import prepare_pdfs
 
     with reported(debug):
-        faults = FaultLog()
-        made = prepare_pdfs(pdfs, out, OcrConfig(enabled=ocr), cache_folder(cache), faults, images=images)
+        faults, kept = FaultLog(), cache_folder(cache)
+        with open_engine(engine, ray_address, workers) as chosen:
+            made = prepare_pdfs(pdfs, out, OcrConfig(enabled=ocr), kept, faults, images=images, engine=chosen)
         say(f"wrote {made.pages_file} and {made.layouts_file}: {made.documents} documents, {made.pages} pages")
         for note in made.notes:
             say(note)
@@ -147,6 +154,11 @@ def run(
     queries: Annotated[
         Path | None, typer.Option(help="Training queries for routes of type cart: passage_id, text, doc_name")
     ] = None,
+    index: IndexOption = "faiss",
+    uri: UriOption = None,
+    engine: EngineOption = "local",
+    ray_address: AddressOption = None,
+    workers: WorkersOption = None,
     debug: DebugOption = False,
 ) -> None:
     """Run a configuration: data, routes, fusion, rerank, a validated submission, and its local score.
@@ -160,10 +172,13 @@ def run(
         changes = [*(overrides or [])]
         if queries is not None:
             changes += query_overrides(config, changes, queries)
-        if shard is not None:
-            encode_shard(config, changes, root, kept, parse_shard(shard), say)
-            return
-        result = run_config(config, changes, root, out, kept, ROOT, default_out, say)
+        part = None if shard is None else parse_shard(shard)
+        searched = IndexSettings.of(index, uri, os.environ.get("MIRC_MILVUS_TOKEN", ""))
+        with open_engine(engine, ray_address, workers) as chosen:
+            if part is not None:
+                encode_shard(config, changes, root, kept, part, say, chosen)
+                return
+            result = run_config(config, changes, root, out, kept, ROOT, default_out, say, searched, chosen)
         print_result(result, root, say)
 
 

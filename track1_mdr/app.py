@@ -9,18 +9,28 @@ from pathlib import Path
 
 from common.config import load_config
 from common.device import choose_device
+from common.engine.base import Engine
+from common.engine.local import LOCAL
 from common.errors import ConfigError, DataError
 from common.experiment import Experiment, cores
 from common.faults import FaultLog
+from common.index.build import IndexSettings, check_engine
 from track1_mdr.config import CONFIG_FOLDER, CartRouteConfig, RunConfig, TasksConfig, coverages
 from track1_mdr.pipeline import RunResult, TaskRanking, check_faults, load_tasks, rank_task, run
 from track1_mdr.routes.base import Environment
 
 Say = Callable[[str], None]
 
+INDEXED = ("dense_text", "image", "ease")
+"""Types of routes that search an index."""
+
 
 def make_environment(
-    config: RunConfig, cache: Path, shard: tuple[int, int] = (0, 1), say: Say = lambda _: None
+    config: RunConfig,
+    cache: Path,
+    shard: tuple[int, int] = (0, 1),
+    say: Say = lambda _: None,
+    engine: Engine = LOCAL,
 ) -> Environment:
     """Return the environment of one run; "auto" takes a GPU where torch sees one."""
     return Environment(
@@ -31,6 +41,7 @@ def make_environment(
         faults=FaultLog(),
         shard=shard,
         say=say,
+        engine=engine,
     )
 
 
@@ -69,12 +80,37 @@ def run_config(
     home: Path,
     default_out: Callable[[str, Path], Path],
     say: Say,
+    index: IndexSettings = IndexSettings(),  # noqa: B008 - frozen
+    engine: Engine = LOCAL,
 ) -> RunResult:
-    """Load a configuration and run it."""
+    """Load a configuration and run it.
+
+    Raises
+    ------
+    ConfigError
+        Another index than FAISS is asked for, and no route uses one; the server cannot be reached.
+    """
     config = load_config(RunConfig, name, CONFIG_FOLDER, overrides)
+    if index.engine != "faiss":
+        check_index(config, index)
     say(f"configuration {config.name}, data {root}, seed {config.seed}")
     target = out or default_out(config.name, root)
-    return run(config, root, target, make_environment(config, cache, say=say), home / "runs", home, say)
+    environment = replace(make_environment(config, cache, say=say, engine=engine), index=index)
+    return run(config, root, target, environment, home / "runs", home, say)
+
+
+def check_index(config: RunConfig, index: IndexSettings) -> None:
+    """Raise `ConfigError` if no route of a configuration uses an index, or the engine of it is not to be had."""
+    sections = [section for section in (config.tasks.mmdocir, config.tasks.m2kr) if section is not None]
+    types = {route.type for section in sections for route in section.routes.values() if route is not None}
+    if not types & set(INDEXED):
+        raise ConfigError(
+            "no route of the configuration uses an index",
+            where=f"--index {index.engine}",
+            expected=f"a route of type {' or '.join(INDEXED)}",
+            got=", ".join(sorted(types)),
+        )
+    check_engine(index)
 
 
 def print_result(result: RunResult, root: Path, say: Say) -> None:
@@ -115,13 +151,19 @@ def stage_table(ranking: TaskRanking) -> object:
 
 
 def encode_shard(
-    name: str, overrides: Sequence[str], root: Path, cache: Path, shard: tuple[int, int], say: Say
+    name: str,
+    overrides: Sequence[str],
+    root: Path,
+    cache: Path,
+    shard: tuple[int, int],
+    say: Say,
+    engine: Engine = LOCAL,
 ) -> None:
     """Encode one shard of the passages of every embedding route into the cache, and stop there."""
     from track1_mdr.routes import build_route
 
     config = load_config(RunConfig, name, CONFIG_FOLDER, overrides)
-    environment = make_environment(config, cache, shard, say)
+    environment = make_environment(config, cache, shard, say, engine)
     for task, tables in load_tasks(config, root, environment, say).items():
         for route_name, route in getattr(config.tasks, task).routes.items():
             if route is None or not route.embeds:

@@ -84,7 +84,9 @@ def load_tasks(config: RunConfig, root: Path, environment: Environment, say: Say
         elif not (root / task).is_dir():
             say(f"{task}: no data in {root / task}, skipped (data/README.md says where it comes from)")
         elif task == "mmdocir":
-            tables[task] = load_mmdocir(root / task, config.data, environment.cache, environment.faults)
+            tables[task] = load_mmdocir(
+                root / task, config.data, environment.cache, environment.faults, engine=environment.engine
+            )
         else:
             tables[task] = load_m2kr(root / task, config.data, environment.faults)
         for note in tables[task].notes if task in tables else ():

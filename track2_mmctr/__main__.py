@@ -14,6 +14,7 @@ from common.download.cli import Track
 from common.download.cli import add_command as add_download
 from common.training.options import RayAddressOption, TrainEngineOption, TrainWorkersOption
 from track2_mmctr.explore.cli import add_explore
+from track2_mmctr.items_cli import ItemsPlace, add_items
 from track2_mmctr.options import CacheOption, ConfigOption, DataOption, DebugOption, OutOption, SetOption, TaskOption
 from track2_mmctr.prepare_cli import add_prepare
 from track2_mmctr.report_cli import Surroundings, add_report
@@ -92,69 +93,17 @@ def _downloads() -> Track:
 
 add_download(app, "track2_mmctr", ROOT, os.environ, typed, _downloads)
 add_prepare(app, reported, say)
-
-
-@app.command()
-def embed(
-    method: Annotated[
-        str,
-        typer.Option(
-            "--method",
-            "-m",
-            help="joint_pca, pca_concat, whitening, weighted_sum, contrastive, text, image; kar, ease, roma, "
-            "uniembedding, uist",
-        ),
-    ] = "pca_concat",
-    data: DataOption = None,
-    out: Annotated[Path | None, typer.Option("--out", help="[default: data/embeddings/<method>.parquet]")] = None,
-    overrides: SetOption = None,
-    cache: CacheOption = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps")] = "auto",
-    debug: DebugOption = False,
-) -> None:
-    """Encode titles and covers and fuse them into 128-d item embeddings, in the layout of item_info.parquet.
-
-    ease, roma and uniembedding learn such an embedding; kar writes knowledge vectors of items and users, uist semantic
-    tokens of both, and each prints how a ranker reads them. Their own settings: --set method.NAME=VALUE. An endpoint
-    that kar asks gets the key in MIRC_API_KEY.
-
-    Example: python -m track2_mmctr embed --method pca_concat --data data/sample --out data/embeddings/mine.parquet
-    """
-    from track2_mmctr.app import embed_to
-
-    with reported(debug):
-        root = data_root(data)
-        target = out or ROOT / "data" / "embeddings" / f"{method}{_sample(root)}.parquet"
-        key = os.environ.get("MIRC_API_KEY")
-        embed_to(method, overrides or [], root, target, cache_folder(cache), device, say, key)
-
-
-@app.command()
-def tokenize(
-    data: DataOption = None,
-    out: Annotated[Path | None, typer.Option("--out", help="[default: data/embeddings/semantic_ids.parquet]")] = None,
-    embedding: Annotated[
-        str, typer.Option("--embedding", help="official = item_emb_d128 of item_info; or a parquet of `embed`")
-    ] = "official",
-    overrides: SetOption = None,
-    quantizer: Annotated[
-        Path | None, typer.Option("--quantizer", help="Folder to save the fitted quantizer in as well")
-    ] = None,
-    debug: DebugOption = False,
-) -> None:
-    """Fit a quantizer on the items' embedding and write their semantic IDs, a feature of every ranker.
-
-    Settings: kind, codebook_sizes, dedup, rank_codes, seed, quantizer.NAME (the quantizer's own arguments).
-
-    Example: python -m track2_mmctr tokenize --data data/sample --set codebook_sizes=[16,16,16]
-    """
-    from track2_mmctr.app import tokenize_to
-
-    with reported(debug):
-        root = data_root(data)
-        target = out or ROOT / "data" / "embeddings" / f"semantic_ids{_sample(root)}.parquet"
-        source = "auto" if embedding == "official" else embedding
-        tokenize_to(overrides or [], root, source, target, quantizer, say)
+add_items(
+    app,
+    ItemsPlace(
+        data_root,
+        cache_folder,
+        lambda name, root: ROOT / "data" / "embeddings" / f"{name}{_sample(root)}.parquet",
+        lambda: os.environ.get("MIRC_API_KEY"),
+        reported,
+        say,
+    ),
+)
 
 
 @app.command()
@@ -291,6 +240,9 @@ add_report(app, Surroundings(data_root, cache_folder, lambda: ROOT / "runs", rep
 def tune(
     config: ConfigOption = "baseline",
     trials: Annotated[int, typer.Option(min=1, help="Finished trials in all, those of earlier calls included")] = 20,
+    workers: Annotated[
+        int, typer.Option(min=1, help="Processes that fit trials side by side; the machine's threads are divided")
+    ] = 1,
     data: DataOption = None,
     out: Annotated[Path | None, typer.Option("--out", help="Best YAML [default: runs/tuned-<config>.yaml]")] = None,
     overrides: SetOption = None,
@@ -299,6 +251,8 @@ def tune(
 ) -> None:
     """Search the space that a configuration declares under `tune`; resumes, prunes, writes the best as YAML.
 
+    With --workers N trials run side by side; the same command goes on with any other number of workers.
+
     Example: python -m track2_mmctr tune --config din --trials 20 --data data/sample
     """
     from track2_mmctr.app import load, tune_to
@@ -306,7 +260,7 @@ def tune(
     with reported(debug):
         loaded = load(config, overrides or [])
         target = out or ROOT / "runs" / f"tuned-{loaded.name}.yaml"
-        tune_to(loaded, trials, data_root(data), target, cache_folder(cache), os.environ, say)
+        tune_to(loaded, trials, workers, data_root(data), target, cache_folder(cache), os.environ, say)
 
 
 @app.command()

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 from common.config import load_config, make_config
 from common.device import choose_device
+from common.engine.base import Engine
+from common.engine.local import LOCAL
 from common.experiment import cores
 from common.progress import hush
 from common.training.distributed import World, init_world, main_first
@@ -128,6 +130,7 @@ def embed_to(
     device: str,
     say: Say,
     api_key: str | None = None,
+    engine: Engine = LOCAL,
 ) -> None:
     """Embed the items of a data root with one method, and say how to use the file; `api_key`: of KAR's endpoint."""
     from common.faults import FaultLog
@@ -138,10 +141,11 @@ def embed_to(
 
     check_method(method)
     if method in REPRESENTATIONS:
-        represent_to(method, overrides, root, out, cache, device, say, api_key)
+        represent_to(method, overrides, root, out, cache, device, say, api_key, engine)
         return
     config = make_config(EmbedConfig, {"method": method}, overrides, "embed")
-    made = embed_items(find_folder(root), config, out, cache, choose_device(device), cores(), FaultLog(), say)
+    folder, faults = find_folder(root), FaultLog()
+    made = embed_items(folder, config, out, cache, choose_device(device), cores(), faults, say, engine)
     times = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in made.seconds.items())
     say(f"wrote {made.path}: {made.items:,} items ({times})")
     say(f"next: python -m track2_mmctr task1 --embedding {made.path} --data {root}")
@@ -157,6 +161,7 @@ def represent_to(
     device: str,
     say: Say,
     api_key: str | None,
+    engine: Engine,
 ) -> None:
     """Fit a representation method on a data root, write its tables, and say how to use them."""
     from common.faults import FaultLog
@@ -167,7 +172,8 @@ def represent_to(
 
     config = make_config(RepresentConfig, {}, overrides, f"embed --method {name}")
     folder, faults = find_folder(root), FaultLog()
-    made = represent_items(folder, name, config, out, cache, choose_device(device), cores(), faults, say, api_key)
+    threads, place = cores(), choose_device(device)
+    made = represent_items(folder, name, config, out, cache, place, threads, faults, say, api_key, engine)
     if len(faults):
         say(f"{len(faults)} items failed, as allow_faults permits:\n{faults.summary()}")
     times = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in made.seconds.items())
@@ -180,7 +186,13 @@ def represent_to(
 
 
 def tokenize_to(
-    overrides: Sequence[str], root: Path, embedding: str, out: Path, quantizer: Path | None, say: Say
+    overrides: Sequence[str],
+    root: Path,
+    embedding: str,
+    out: Path,
+    quantizer: Path | None,
+    say: Say,
+    engine: Engine = LOCAL,
 ) -> None:
     """Write the semantic IDs of a data root's items, print how they collide, and say how to use them."""
     from common.cli import print_rich
@@ -189,7 +201,7 @@ def tokenize_to(
     from track2_mmctr.tokenize_items import tokenize_items
 
     config = make_config(TokenizeConfig, {}, overrides, "tokenize")
-    made = tokenize_items(find_folder(root), config, embedding, out, quantizer)
+    made = tokenize_items(find_folder(root), config, embedding, out, quantizer, engine)
     for note in made.notes:
         say(f"note: {note}")
     print_rich(made.collisions.render())
@@ -202,7 +214,14 @@ def tokenize_to(
 
 
 def tune_to(
-    config: RunConfig, trials: int, root: Path, out: Path, cache: Path, variables: Mapping[str, str], say: Say
+    config: RunConfig,
+    trials: int,
+    workers: int,
+    root: Path,
+    out: Path,
+    cache: Path,
+    variables: Mapping[str, str],
+    say: Say,
 ) -> None:
     """Search a configuration's space, print the trials, write the best configuration."""
     from common.cli import print_rich
@@ -212,7 +231,7 @@ def tune_to(
 
     environment = make_environment(config, cache, variables)
     data = load_data(find_folder(root), config.data, config.features, cache)
-    result = tune(config, data, environment, trials=trials, out=out, say=say)
+    result = tune(config, data, environment, trials=trials, out=out, say=say, workers=workers)
     print_rich(render_tune(result))
     say(f"next: python -m track2_mmctr run --config {out} --data {root}")
 

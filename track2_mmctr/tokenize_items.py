@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from common.engine.base import Engine
+from common.engine.local import LOCAL
 from common.errors import ConfigError
 from track2_mmctr.datasets.items import embedding_of, read_info
 from track2_mmctr.datasets.microlens import INNER
@@ -56,7 +58,12 @@ class Tokenized:
 
 
 def tokenize_items(
-    folder: Path, config: TokenizeConfig, embedding: str, out: Path, quantizer_folder: Path | None = None
+    folder: Path,
+    config: TokenizeConfig,
+    embedding: str,
+    out: Path,
+    quantizer_folder: Path | None = None,
+    engine: Engine = LOCAL,
 ) -> Tokenized:
     """Fit a quantizer on the item embedding of a `microlens` folder and write the semantic IDs to `out`.
 
@@ -68,6 +75,8 @@ def tokenize_items(
         `auto` = item_emb_d128 of item_info, or a parquet file of `embed`.
     quantizer_folder
         Where to save the quantizer, to encode new items with it; None: nowhere.
+    engine
+        Has the workers that encode the items with the fitted quantizer.
 
     Raises
     ------
@@ -79,6 +88,7 @@ def tokenize_items(
     from common.tokenizers.collisions import collision_report
     from common.tokenizers.files import SidFile, write_sids
     from common.tokenizers.semantic_ids import SemanticIdMap
+    from common.tokenizers.spread import item_codes
 
     notes: list[str] = []
     vectors = embedding_of(embedding, read_info(folder / INNER / "item_info.parquet", embedding, notes))
@@ -93,7 +103,7 @@ def tokenize_items(
     x = vectors[1:]
     started = perf_counter()
     quantizer = make_quantizer(config, len(x)).fit(x, seed=config.seed)
-    codes = quantizer.item_codes(x)
+    codes = item_codes(quantizer, x, engine)
     ids = SemanticIdMap.from_codes(
         codes,
         quantizer.codebook_sizes,

@@ -1,28 +1,30 @@
 """`tune`: search a configuration's declared space with optuna; resumable, pruned, failures kept and shown.
 
 Bergstra et al. 2011 (TPE); the median rule of Golovin et al. 2017 (Vizier) ends trials that fall behind.
+
+Several workers go on optuna's own ask-and-tell and its storage rather than on Ray Tune: the study that one process
+made is continued by several and the other way round, and resuming, pruning and counting are the same code.
 """
 
 from __future__ import annotations
 
-import math
-import shutil
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
 from common.atomic import write_text
 from common.config import dump_config
-from common.errors import ConfigError, DataError, UserError
+from common.errors import ConfigError, DataError
 from common.hashing import digest, file_digest
 from common.progress import bar
 from track2_mmctr.config import RunConfig
 from track2_mmctr.datasets.tables import CtrData
-from track2_mmctr.tune_space import Space, read_space, tunable, with_values
+from track2_mmctr.tune_space import read_space, tunable, with_values
 from track2_mmctr.tune_study import (
-    LIMIT,
     TrialRow,
     best_of,
     counted,
@@ -33,52 +35,15 @@ from track2_mmctr.tune_study import (
     opened,
     shorten,
 )
+from track2_mmctr.tune_trial import Asked, Fit, Outcome, Trials, conduct
+from track2_mmctr.tune_workers import Equipment, Report, Workers
 
 if TYPE_CHECKING:
-    from optuna import Study, Trial
-
     from track2_mmctr.rankers.base import Environment
 
 Say = Callable[[str], None]
-
-
-class Evaluated(Protocol):
-    """An evaluation on valid while a ranker is trained: `track2_mmctr.training.resume.Evaluation`."""
-
-    @property
-    def auc(self) -> float:
-        """Valid AUC."""
-        ...
-
-    @property
-    def step(self) -> int:
-        """Optimiser steps so far; with several seeds it starts again for each."""
-        ...
-
-
-class Fitted(Protocol):
-    """What a fit leaves."""
-
-    @property
-    def valid_auc(self) -> float:
-        """Valid AUC of the fitted ranker."""
-        ...
-
-
-class Fit(Protocol):
-    """Fits a ranker: `track2_mmctr.pipeline.fit_run`."""
-
-    def __call__(
-        self,
-        config: RunConfig,
-        data: CtrData,
-        environment: Environment,
-        folder: Path,
-        say: Say,
-        on_evaluation: Callable[[Any], None] | None = None,
-    ) -> Fitted:
-        """Fit on `data.train`, call `on_evaluation` after each evaluation on valid, return the fitted ranker."""
-        ...
+DEATHS = 2
+"""Workers that may die at one trial before it counts as failed."""
 
 
 @dataclass(frozen=True)
@@ -120,6 +85,8 @@ def tune(
     out: Path,
     say: Say,
     fit: Fit | None = None,
+    workers: int = 1,
+    load: Callable[[], CtrData] | None = None,
 ) -> TuneResult:
     """Try values of `config.tune.space` until `trials` trials are finished in all, and write the best configuration.
 
@@ -129,8 +96,17 @@ def tune(
     seeded by its place in the study, so that on one machine an interrupted search and an uninterrupted one try
     the same values (as far as training itself is deterministic).
 
+    With several workers a trial's place still decides the sampler's seed, and its values the outcome, whichever worker
+    fits it. What the sampler knows when it is asked depends on which trials have ended by then: the first ten places,
+    drawn at random, have always the same values; later ones, and what is pruned, may differ from one search to another.
+
     Parameters
     ----------
+    workers
+        Processes that fit trials side by side, each with its part of the threads and the data in its own memory
+        (packed splits are mapped, and so shared). One that dies is replaced, and its trial run again, once.
+    load
+        Reads the data in a worker; default: as this process did, from `data.folder`.
     trials
         Trials in the study at the end, finished, pruned and failed ones together.
     out
@@ -141,14 +117,20 @@ def tune(
     Raises
     ------
     ConfigError
-        The space is faulty (see `read_space`), `trials` is below 1, or torchrun has started several processes.
+        The space is faulty (see `read_space`), `trials` or `workers` is below 1, or torchrun has started several
+        processes.
     DataError
         No trial finished; another process holds the study; the study's file is damaged.
     """
     if trials < 1:
         raise ConfigError("tune needs at least one trial", where="--trials", expected="1 or more", got=trials)
+    if workers < 1:
+        raise ConfigError("tune needs a worker", where="--workers", expected="1 or more", got=workers)
     if environment.world.size > 1:
-        raise ConfigError("tune runs in one process", where="torchrun", expected=1, got=environment.world.size)
+        todo = "start it without torchrun; several processes: --workers N"
+        raise ConfigError(
+            "tune starts in one process", where="torchrun", expected=1, got=environment.world.size, todo=todo
+        )
     space = read_space(config)
     if fit is None:
         from track2_mmctr.pipeline import fit_run
@@ -157,7 +139,9 @@ def tune(
     folder = environment.cache / "track2" / "tune" / study_key(config, data)[:20]
     with locked(folder), opened(folder) as study:
         write_text(folder / "config.yaml", dump_config(config))
-        _Search(space, data, environment, folder, out, say, fit, study).run(trials)
+        share = replace(environment, threads=max(1, environment.threads // workers))
+        read = load or partial(_load, config, data.folder, environment.cache, study_key(config, data))
+        _Search(Trials(study, space, workers > 1), data, share, folder, out, say, fit).run(trials, workers, read)
         rows = counted(study, space)
         best = best_of(rows)
         if best is None:
@@ -165,8 +149,18 @@ def tune(
             raise DataError(f"none of {len(rows)} trials finished:\n{reasons}", where=folder)
         tuned = _tuned(config, best, len(rows), out)
         write_text(out, dump_config(tuned))
-        own = rows[0] if len(space.defaults()) == len(space.dimensions) else None
+        own = rows[0] if rows[0].index == 0 and len(space.defaults()) == len(space.dimensions) else None
         return TuneResult(rows, own, best, tuned, out, folder, importances(study), _auc_error(best, data))
+
+
+def _load(config: RunConfig, folder: Path, cache: Path, key: str) -> CtrData:
+    """Read the data as the search has it."""
+    from track2_mmctr.datasets.microlens import load_data
+
+    data = load_data(folder, config.data, config.features, cache)
+    if study_key(config, data) != key:
+        raise DataError("the data is no longer what the search began with", where=folder, todo="start the search again")
+    return data
 
 
 def study_key(config: RunConfig, data: CtrData) -> str:
@@ -186,105 +180,79 @@ def study_key(config: RunConfig, data: CtrData) -> str:
 class _Search:
     """One call's part of a study."""
 
-    space: Space
+    trials: Trials
     data: CtrData
     environment: Environment
     folder: Path
     out: Path
     say: Say
     fit: Fit
-    study: Study
 
-    def run(self, trials: int) -> None:
+    def run(self, trials: int, workers: int, load: Callable[[], CtrData]) -> None:
         """Run trials until the study has `trials` of them."""
-        done = len(counted(self.study, self.space))
-        if done:
-            left = max(0, trials - done)
-            self.say(f"the study has {done} trials already ({self.folder}), {left} to go")
-        for dimension in self.space.dimensions if not done else ():
-            if dimension.key not in self.space.defaults():
-                value = shorten(tunable(self.space.config)[dimension.key])
+        space, self.start = self.trials.space, time.monotonic()
+        self.done, self.places = len(self.trials.counted()), self.trials.places(trials)
+        if self.done:
+            self.say(f"the study has {self.done} trials already ({self.folder}), {len(self.places)} to go")
+        for dimension in space.dimensions if not self.done else ():
+            if dimension.key not in space.defaults():
+                value = shorten(tunable(space.config)[dimension.key])
                 self.say(f"{dimension.key}={value} of the configuration lies outside its space: trial 0 draws another")
-        start = time.monotonic()
         with bar("tune", total=trials, unit="trial") as shown:
-            shown.update(min(done, trials))
-            for index in range(done, trials):
-                try:
-                    row = self.one(index)
-                except KeyboardInterrupt:
-                    self.say(f"interrupted: {index} of {trials} trials are kept, the same command goes on")
-                    raise
-                shown.update()
-                minutes = (time.monotonic() - start) / (index + 1 - done) * (trials - index - 1) / 60
-                rest = f"; about {minutes:.1f} min to go" if index + 1 < trials else ""
-                self.say(f"{describe(row)} ({index + 1} of {trials}{rest})")
+            shown.update(min(self.done, trials))
+            try:
+                for row in self._side_by_side(workers, load) if workers > 1 else self._in_turn():
+                    shown.update()
+                    self._tell(row, trials)
+            except KeyboardInterrupt:
+                kept = len(self.trials.counted())
+                self.say(f"interrupted: {kept} of {trials} trials are kept, the same command goes on")
+                raise
 
-    def one(self, index: int) -> TrialRow:
-        """Run one trial and return its row; the best configuration is written when this trial is it."""
-        import optuna
+    def _in_turn(self) -> Iterator[TrialRow]:
+        """Run the trials in this process; yield their rows."""
+        for place in self.places:
+            asked, work = self.trials.ask(place), self.folder / "trial"
+            config = self.trials.space.config
+            outcome = conduct(self.fit, config, asked.values, self.data, self.environment, work, asked.report)
+            yield self.trials.tell(asked, outcome)
 
-        seed = int(digest("sampler", self.space.config.seed, index)[:8], 16)
-        self.study.sampler = optuna.samplers.TPESampler(seed=seed)
-        waiting = self.study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.WAITING,))
-        if index == 0 and not waiting:
-            self.study.enqueue_trial(self.space.defaults())
-        trial = self.study.ask()
-        values = self.space.suggest(trial)
-        work = self.folder / "trial"
-        shutil.rmtree(work, ignore_errors=True)
-        start = time.monotonic()
-        try:
-            auc = self._objective(trial, values, work)
-        except (UserError, MemoryError, RuntimeError) as error:  # kept as a failed trial, with its reason
-            trial.set_user_attr("error", _reason(error))
-            auc = None
-        except optuna.TrialPruned:
-            auc = None
-        trial.set_user_attr("seconds", round(time.monotonic() - start, 3))
-        failed = "error" in trial.user_attrs
-        state = optuna.trial.TrialState
-        self.study.tell(trial, auc, state.FAIL if failed else state.PRUNED if auc is None else state.COMPLETE)
-        shutil.rmtree(work, ignore_errors=True)
-        rows = counted(self.study, self.space)
-        if best_of(rows) == rows[-1]:
-            write_text(self.out, dump_config(_tuned(self.space.config, rows[-1], len(rows), self.out)))
-        return rows[-1]
+    def _side_by_side(self, workers: int, load: Callable[[], CtrData]) -> Iterator[TrialRow]:
+        """Run the trials in several processes; yield their rows as they end."""
+        equipment = Equipment(self.fit, self.trials.space.config, load, self.environment, self.folder)
+        waiting, under_way, deaths = deque(self.places), dict[int, Asked](), Counter[int]()
+        with Workers(equipment, min(workers, len(waiting))) as pool:
+            while waiting or under_way:
+                while waiting and pool.free:
+                    asked = self.trials.ask(waiting.popleft())
+                    under_way[asked.place] = asked
+                    pool.give(asked.place, asked.values)
+                for event in pool.events():
+                    asked = under_way[event.place]
+                    if isinstance(event, Report):
+                        pool.answer(event.place, asked.report(event.auc, event.step))
+                        continue
+                    del under_way[event.place]
+                    deaths[event.place] += event.outcome is None
+                    if event.outcome is not None:
+                        yield self.trials.tell(asked, event.outcome)
+                    elif deaths[event.place] == DEATHS:
+                        why = f"{DEATHS} processes died of it: does memory suffice?"
+                        yield self.trials.tell(asked, Outcome(error=why))
+                    else:
+                        self.trials.lose(asked)
+                        waiting.appendleft(event.place)
+                        self.say(f"trial {event.place}: its process died; it is run again with the same values")
 
-    def _objective(self, trial: Trial, values: dict[str, Any], work: Path) -> float:
-        import optuna
-
-        reports, last, first = 0, -1, True
-
-        def watch(evaluation: Evaluated) -> None:
-            # Trials are compared at their n-th evaluation, on the first seed: the next seed's steps start again.
-            nonlocal reports, last, first
-            first = first and evaluation.step > last
-            last = evaluation.step
-            auc = _finite(evaluation.auc, f"the evaluation at step {last}")
-            if first:
-                trial.report(auc, reports)
-                reports += 1
-                if trial.should_prune():
-                    raise optuna.TrialPruned
-
-        config = with_values(self.space.config, values)
-        fitted = self.fit(config, self.data, self.environment, work, lambda _: None, on_evaluation=watch)
-        return _finite(fitted.valid_auc, "the fitted ranker")
-
-
-def _reason(error: UserError | MemoryError | RuntimeError) -> str:
-    """Return why a trial failed; an error of the program is raised again."""
-    if isinstance(error, UserError):
-        return " ".join(error.what.split())[:LIMIT]
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's, of a GPU
-        return " ".join(f"out of memory: {error}".split())[:LIMIT]
-    raise error
-
-
-def _finite(auc: float, what: str) -> float:
-    if not math.isfinite(auc):
-        raise DataError(f"the valid AUC of {what} is {auc}")
-    return float(auc)
+    def _tell(self, row: TrialRow, trials: int) -> None:
+        """Say what came of a trial, and write the best configuration when the trial is it."""
+        rows = self.trials.counted()
+        if best_of(rows) == row:
+            write_text(self.out, dump_config(_tuned(self.trials.space.config, row, len(rows), self.out)))
+        left = trials - len(rows)
+        minutes = (time.monotonic() - self.start) / (len(rows) - self.done) * left / 60
+        rest = f"; about {minutes:.1f} min to go" if left > 0 else ""
+        self.say(f"{describe(row)} ({len(rows)} of {trials}{rest})")
 
 
 def _tuned(config: RunConfig, best: TrialRow, trials: int, out: Path) -> RunConfig:

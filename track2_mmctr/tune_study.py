@@ -1,4 +1,4 @@
-"""A tuning study on disk: one SQLite file, one process at a time, and the trials that count."""
+"""A tuning study on disk: one SQLite file, one process at a time (it may have workers), and the trials that count."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def shorten(value: Any) -> str:
 
 
 def counted(study: Study, space: Space) -> list[TrialRow]:
-    """Return the trials that count. A failed one without a reason was interrupted: it does not count."""
+    """Return the trials that count, by their places. A failed one without a reason was interrupted, and does not."""
     rows: list[TrialRow] = []
     for trial in study.get_trials(deepcopy=False):
         name = trial.state.name
@@ -61,8 +61,9 @@ def counted(study: Study, space: Space) -> list[TrialRow]:
             state: State = "finished" if name == "COMPLETE" else "pruned" if name == "PRUNED" else "failed"
             auc = None if state == "failed" else trial.value
             seconds = float(trial.user_attrs.get("seconds", 0.0))
-            rows.append(TrialRow(len(rows), state, auc, _values(trial, space), seconds, error))
-    return rows
+            place = int(trial.user_attrs.get("place", len(rows)))  # studies of before workers have none: in turn
+            rows.append(TrialRow(place, state, auc, _values(trial, space), seconds, error))
+    return sorted(rows, key=lambda row: row.index)
 
 
 def _values(trial: FrozenTrial, space: Space) -> dict[str, Any]:

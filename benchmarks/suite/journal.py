@@ -13,7 +13,7 @@ from common.atomic import append_line, write_text
 from common.errors import DataError
 from common.hashing import digest
 
-CODE = ("common", "track1_mdr", "track2_mmctr", "benchmarks", "data")
+CODE = ("common", "track1_mdr", "track2_mmctr", "benchmarks")
 FORMAT = 1
 
 
@@ -22,8 +22,7 @@ def code_version(root: Path) -> str:
     whole = hashlib.sha256()
     for folder in CODE:
         for path in sorted([*(root / folder).rglob("*.py"), *(root / folder).rglob("*.yaml")]):
-            if "cache" not in path.parts:
-                whole.update(f"{path.relative_to(root)}\0".encode() + path.read_bytes() + b"\0")
+            whole.update(f"{path.relative_to(root)}\0".encode() + path.read_bytes() + b"\0")
     return whole.hexdigest()[:12]
 
 

@@ -14,6 +14,7 @@ UNITS: dict[str, str] = {
     "pdf_text": "page",
     "bm25": "passage",
     "text_encoding": "chunk",
+    "token_encoding": "chunk",
     "store_read": "vector",
     "store_write": "shard",
     "faiss_flat": "vector",
@@ -28,8 +29,8 @@ UNITS: dict[str, str] = {
     "trie_build": "item",
     "report": "question",
 }
-FROM_TABLE = {"ocr_page": ("ocr", "kit", "pages"), "colbert_chunk": ("text", "colbert", "encode")}
-"""Processor seconds of one thing that only the table of works measures."""
+FROM_TABLE = {"ocr_page": ("ocr", "kit", "pages")}
+"""Processor seconds of one thing that only the table of works measures: of real pages where it had --data."""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from benchmarks.suite.scale_constants import Constants
 from benchmarks.suite.table import aligned, number
 
 # What is assumed, and stated in the page: prices in US dollars, and the development split's proportions.
-CORE_HOUR, MEMORY_GB_HOUR, DISK_GB_MONTH, TRAFFIC_GB = 0.04, 0.005, 0.10, 0.01
+CORE_HOUR, GPU_HOUR, DISK_GB_MONTH, TRAFFIC_GB = 0.04, 2.0, 0.10, 0.01
 PASSAGES = (20_395, 1_000_000, 10_000_000)
 ITEMS = (91_717, 10_000_000, 1_000_000_000)
 CHUNKS_A_PAGE = 3.0
@@ -21,6 +21,7 @@ PDF_BYTES_A_PAGE, IMAGE_BYTES_A_PAGE = 41_000, 100_000
 ID_DIM, TAGS, EMBEDDING_DIM = 64, 5, 128
 TRAIN_ROWS = 100
 """Training rows an item at the sizes beyond the challenge's (3.6 M rows, 91,717 items: 39 an item)."""
+DIN_WEIGHTS, STEP_ROWS = 8_600_000, 8_192
 MACHINE_BYTES = 64e9
 DAY = 86_400.0
 
@@ -37,6 +38,20 @@ def hours(seconds: float) -> str:
         if seconds < limit:
             return f"{number(seconds / unit)} {name}"
     return ""
+
+
+def latency(seconds: float) -> str:
+    """Return a user's wait in milliseconds.
+
+    >>> latency(0.0123)
+    '12.3 ms'
+    """
+    return "not measured" if math.isnan(seconds) else f"{number(1000 * seconds)} ms"
+
+
+def at(limit: float, each: float) -> float:
+    """Return how many things of `each` reach `limit`: infinitely many where one takes nothing."""
+    return math.inf if each <= 0 else limit / each
 
 
 def size(count: float) -> str:
@@ -93,18 +108,18 @@ def documents(c: Constants) -> str:
     add("PDF text", "CPU", lambda n: n * c["pdf_text CPU s/page"])
     add("OCR of pages without text", "CPU", lambda n: n * OCR_SHARE * c["ocr_page CPU s"])
     add("dense vectors", "CPU", lambda n: chunks(n) * c["text_encoding CPU s/chunk"])
-    add("ColBERT vectors", "CPU", lambda n: chunks(n) * c["colbert_chunk CPU s"])
+    add("ColBERT vectors", "CPU", lambda n: chunks(n) * c["token_encoding CPU s/chunk"])
     add("embedding store, manifest", "CPU", lambda n: manifest_seconds(c, chunks(n)))
     add("HNSW, building", "CPU", lambda n: chunks(n) * c["faiss_hnsw CPU s/vector"] * DIM / 64)
     add("BM25, index and 50 questions", "CPU", lambda n: n * c["bm25 CPU s/passage"])
-    add("BM25", "memory", lambda n: n * c["bm25 bytes/passage"], size)
+    add("BM25, held", "memory", lambda n: n * c["bm25 bytes/passage"], size)
     add("flat index", "memory", lambda n: flat_bytes(chunks(n)), size)
     add("HNSW", "memory", lambda n: hnsw_bytes(chunks(n)), size)
     add("IVF-PQ", "memory", lambda n: ivfpq_bytes(chunks(n)), size)
-    add("dense vectors", "disk", lambda n: chunks(n) * c["store_read bytes_a_vector"], size)
-    add("ColBERT vectors, float16", "disk", lambda n: chunks(n) * TOKENS_A_CHUNK * TOKEN_DIM * 2, size)
+    add("dense vectors, kept", "disk", lambda n: chunks(n) * c["store_read bytes_a_vector"], size)
+    add("ColBERT vectors, kept as float16", "disk", lambda n: chunks(n) * TOKENS_A_CHUNK * TOKEN_DIM * 2, size)
     add("page images", "disk", lambda n: n * IMAGE_BYTES_A_PAGE, size)
-    add("flat search of a question", "CPU", lambda n: chunks(n) * c["faiss_flat CPU s/vector"] / 256)
+    add("flat search of a question", "CPU", lambda n: chunks(n) * c["faiss_flat CPU s/vector"] / 256, latency)
     header = ("what", "of", *(f"{n:,} pages" for n in PASSAGES), "cost of the last")
     return aligned(header, rows, {"what", "of"})
 
@@ -139,12 +154,12 @@ def items(c: Constants) -> str:
     add("packing", "CPU", lambda n: train_rows(n) * c["packing CPU s/row"])
     add("DIN, one epoch", "CPU", lambda n: train_rows(n) * c["din_training CPU s/row"])
     add("gbdt, features of all rows", "memory", lambda n: train_rows(n) * c["gbdt_features bytes/row"], size)
-    add("DIN, score 1,000 items for a user", "CPU", lambda n: 1000 * c["din_prediction CPU s/row"])
+    add("DIN, score 1,000 items for a user", "CPU", lambda n: 1000 * c["din_prediction CPU s/row"], latency)
     add("quantizer, encode all items", "CPU", lambda n: n * c["quantizer_encode CPU s/vector"])
     add("trie, build", "CPU", lambda n: n * c["trie_build CPU s/item"])
     add("trie, build", "memory", lambda n: n * c["trie_build bytes/item"], size)
     add("trie, kept", "memory", lambda n: n * c["trie_build bytes_an_item"], size)
-    add("beam search without the model, 8 users", "CPU", lambda n: c["beam_search CPU s, largest"])
+    add("beam search without the model, 8 users", "CPU", lambda n: c["beam_search CPU s, largest"], latency)
     header = ("what", "of", *(f"{n:,} items" for n in ITEMS), "cost of the last")
     return aligned(header, rows, {"what", "of"})
 
@@ -164,7 +179,7 @@ def cluster(c: Constants) -> str:
         ("dense vectors", chunks * c["text_encoding CPU s/chunk"], chunks * 1_000, chunks * 4 * DIM),
         (
             "ColBERT vectors",
-            chunks * c["colbert_chunk CPU s"],
+            chunks * c["token_encoding CPU s/chunk"],
             chunks * 1_000,
             chunks * TOKENS_A_CHUNK * TOKEN_DIM * 2,
         ),
@@ -188,21 +203,34 @@ def cluster(c: Constants) -> str:
     return aligned(header, rows, {"10 M pages"})
 
 
+def training(c: Constants) -> str:
+    """Return what a step of data-parallel training takes, and what its gradients take on the network."""
+    step, moved = STEP_ROWS * c["din_training CPU s/row"], 2 * 4 * DIN_WEIGHTS
+    told = [f"{number(moved / 1e6)} MB in and out of each process: "]
+    for gigabits in (1, 10):
+        sent = moved / (gigabits * 1e9 / 8)
+        told.append(f"{number(sent)} s at {gigabits} Gbit/s, {number(100 * sent / (sent + step))} % of the time")
+    return (
+        f"A step of `din` at its full size ({DIN_WEIGHTS / 1e6:g} M weights) with {STEP_ROWS:,} rows a process takes "
+        f"{number(step)} s of a core. Summing the gradients over a ring moves {told[0]}{'; '.join(told[1:])}."
+    )
+
+
 def limits(c: Constants) -> list[tuple[str, float, str, str]]:
     """Return (what breaks, at how many, of what, what takes over), the first to break first."""
     memory = MACHINE_BYTES
     # The shards' manifest costs as much as one tenth of encoding, at n chunks: a n / 1024 + b (n / 1024)^2 = n e / 10.
     per_shard = c["text_encoding CPU s/chunk"] * SHARD_ITEMS / 10
     square = c["store_write b"]
-    shards = (per_shard - c["store_write a"]) / square if square > 0 else math.inf
+    shards = at(per_shard - c["store_write a"], square)
     found = [
-        ("BM25 in memory", memory / c["bm25 bytes/passage"], "passages", "one index a part of the collection"),
+        ("BM25 in memory", at(memory, c["bm25 bytes/passage"]), "passages", "one run a part of it (no switch)"),
         ("flat index in memory", memory / flat_bytes(1), "vectors", "`common.index`: IVF-PQ, or Milvus"),
         ("HNSW in memory", memory / hnsw_bytes(1), "vectors", "IVF-PQ, or Milvus on several machines"),
         ("IVF-PQ in memory", memory / ivfpq_bytes(1), "vectors", "`--index milvus --uri ...`, a cluster"),
         (
             "flat search takes 0.1 s of a core",
-            0.1 * 256 / c["faiss_flat CPU s/vector"],
+            at(0.1 * 256, c["faiss_flat CPU s/vector"]),
             "vectors",
             "HNSW (`choose_kind` takes it above 200,000)",
         ),
@@ -210,25 +238,25 @@ def limits(c: Constants) -> list[tuple[str, float, str, str]]:
             "store's manifest a tenth of encoding",
             shards * SHARD_ITEMS,
             "vectors",
-            "larger shards; a store for each part",
+            "larger shards (`shard_items`)",
         ),
-        ("item table in memory", memory / table_bytes(1), "items", "memory-mapped columns, or half precision"),
+        ("item table in memory", memory / table_bytes(1), "items", "`features.embedding=none`, and semantic IDs"),
         ("id embedding with Adam", memory / din_bytes(1), "items", "semantic IDs or UIST tokens instead of ids"),
         (
             "gbdt's features in memory",
-            memory / c["gbdt_features bytes/row"],
+            at(memory, c["gbdt_features bytes/row"]),
             "training rows",
             "fewer rows, or a neural ranker",
         ),
-        ("building the trie", memory / c["trie_build bytes/item"], "items", "`restrict` to parts, one trie each"),
-        ("keeping the trie", memory / c["trie_build bytes_an_item"], "items", "one trie a part of the catalogue"),
+        ("building the trie", at(memory, c["trie_build bytes/item"]), "items", "one trie a part of the catalogue"),
+        ("keeping the trie", at(memory, c["trie_build bytes_an_item"]), "items", "one trie a part of the catalogue"),
         (
             "DIN, an epoch takes a core a month",
-            30 * DAY / c["din_training CPU s/row"],
+            at(30 * DAY, c["din_training CPU s/row"]),
             "training rows",
             "torchrun, or `--engine ray`; a GPU",
         ),
-        ("OCR takes a core a month", 30 * DAY / c["ocr_page CPU s"], "pages without text", "`--engine ray`"),
+        ("OCR takes a core a month", at(30 * DAY, c["ocr_page CPU s"]), "pages without text", "`--engine ray`"),
     ]
     return sorted((one for one in found if not math.isnan(one[1])), key=lambda one: one[1])
 
@@ -250,7 +278,7 @@ def basis(c: Constants) -> str:
         ("PDF text", "pdf_text CPU s/page", 1e3, "ms/page"),
         ("OCR", "ocr_page CPU s", 1, "s/page"),
         ("bge-small int8", "text_encoding CPU s/chunk", 1e3, "ms/chunk"),
-        ("ColBERT int8", "colbert_chunk CPU s", 1e3, "ms/chunk"),
+        ("ColBERT int8", "token_encoding CPU s/chunk", 1e3, "ms/chunk"),
         ("BM25", "bm25 CPU s/passage", 1e6, "us/passage"),
         ("BM25", "bm25 bytes/passage", 1, "bytes/passage"),
         ("flat search, 256 questions", "faiss_flat CPU s/vector", 1e6, "us/vector"),
@@ -273,10 +301,24 @@ def basis(c: Constants) -> str:
     )
 
 
+def assumed(c: Constants) -> str:
+    """Return what is assumed beside what was measured."""
+    del c
+    return (
+        f"Assumed: ${CORE_HOUR} a core-hour, ${GPU_HOUR} a GPU-hour, ${DISK_GB_MONTH} a GB of disk and month, "
+        f"${TRAFFIC_GB} a GB over the network, machines of {size(MACHINE_BYTES)} of memory; of the development split: "
+        f"{CHUNKS_A_PAGE:g} chunks a page, {100 * OCR_SHARE:g} % of the pages without text, "
+        f"{PDF_BYTES_A_PAGE / 1000:g} kB of PDF a page; {TOKENS_A_CHUNK} token vectors of {TOKEN_DIM} numbers a chunk, "
+        f"{IMAGE_BYTES_A_PAGE / 1000:g} kB an image; {TRAIN_ROWS} training rows an item beyond the challenge's size."
+    )
+
+
 TABLES: dict[str, Callable[[Constants], str]] = {
     "constants": basis,
+    "assumptions": assumed,
     "documents": documents,
     "items": items,
     "cluster": cluster,
+    "training": training,
     "breaks": breaks,
 }

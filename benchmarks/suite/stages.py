@@ -14,6 +14,7 @@ STAGES: dict[str, Stage] = {
         Stage("pdf_text", f"{PAGES}:pdf_text", "pages", (250, 100, 5)),
         Stage("bm25", f"{PAGES}:bm25", "passages", (1_000, 400, 20)),
         Stage("text_encoding", f"{PAGES}:text_encoding", "chunks", (20, 8, 1)),
+        Stage("token_encoding", f"{PAGES}:token_encoding", "chunks", (20, 8, 1)),
         Stage(
             "store_write", f"{PAGES}:store_write", "shards", (60, 30, 4), "each shard writes the whole manifest again"
         ),

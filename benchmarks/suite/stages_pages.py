@@ -49,22 +49,32 @@ def bm25(folder: str, n: int) -> Measured:
     return stage.result()
 
 
-def text_encoding(folder: str, n: int) -> Measured:
-    """Encode `n` chunks of 150 words."""
+def _encoding(system: str, folder: str, n: int) -> Measured:
     import numpy as np
 
-    from benchmarks.encode import SYSTEMS
-    from benchmarks.synthetic_pages import word
+    from benchmarks.encode import SYSTEMS, WORDS
+    from benchmarks.suite.works_text import SAMPLE, tables_of
 
     Path(folder).mkdir(parents=True, exist_ok=True)
-    run = SYSTEMS["bge"].build(2, Path(folder))
+    run = SYSTEMS[system].build(2, Path(folder))
     run(["some words", "other words"], "passage")
+    words = " ".join(tables_of(str(SAMPLE), folder, None)[0]).split()
     stage = Stage()
     rng = np.random.default_rng(7)
-    chunks = [" ".join(word(int(rank)) for rank in rng.zipf(1.4, 150) % 60_000) for _ in range(n)]
+    chunks = [" ".join(words[int(i)] for i in rng.integers(0, len(words), WORDS)) for _ in range(n)]
     with stage:
         run(chunks, "passage")
     return stage.result()
+
+
+def text_encoding(folder: str, n: int) -> Measured:
+    """Encode `n` chunks of 150 English words to a vector each (bge-small, int8)."""
+    return _encoding("bge", folder, n)
+
+
+def token_encoding(folder: str, n: int) -> Measured:
+    """Encode `n` chunks of 150 English words to a vector a token (answerai-colbert-small, int8)."""
+    return _encoding("colbert", folder, n)
 
 
 def _store(folder: str, n: int, dim: int, shard_items: int) -> tuple[Any, list[str], Any]:

@@ -126,19 +126,21 @@ def make_pages(folder: str, documents: int, pages: int, questions: int) -> None:
     from benchmarks.synthetic_pages import Size, write_dataset
 
     root = Path(folder)
-    if not (root / "mmdocir").is_dir():
+    if not (root / "mmdocir" / "gold.csv").is_file():  # written last
         pictures = [page_picture(number, 620, 877) for number in range(PICTURES)]
         write_dataset(root, Size(documents, pages, questions), pictures)
+    if not list((root / "runs").glob("*/scores.parquet")):
         write_run(root, root)
 
 
 def make_ctr(folder: str, options: list[str]) -> None:
     """Write click data and two runs on them, as `benchmarks.report_ctr` does."""
-    from benchmarks.report_ctr import INNER, parser, prepare
+    from benchmarks.report_ctr import parser, prepare
 
     root = Path(folder)
-    if not (root / "data" / "microlens" / INNER).is_dir():
-        root.mkdir(parents=True, exist_ok=True)
+    if not (root / "popularity.zip").is_file():  # written last
+        shutil.rmtree(root, ignore_errors=True)
+        root.mkdir(parents=True)
         prepare(root, parser().parse_args(options))
 
 

@@ -84,7 +84,7 @@ def text(context: Context) -> Work:
     root = str(context.data if context.data and (context.data / "mmdocir").is_dir() else SAMPLE)
     pages, most = context.pick((200, None), (None, 60), (None, 4))
     names = context.pick(
-        ("plain", "int8", "fp32", "torch", "padded", "bge", "colbert"), ("plain", "int8", "bge"), ("bge",)
+        ("plain", "int8", "fp32", "torch", "padded", "bge", "colbert"), ("plain", "int8", "bge", "colbert"), ("bge",)
     )
     against = {"int8": ("plain",), "fp32": ("plain",), "torch": ("plain",), "bge": ("padded",)}
     labels = {

@@ -15,9 +15,10 @@ import numpy as np
 from common.encoders.bert_weights import BertWeights, Layer, Linear, Norm, Table
 
 Output = Literal["states", "first", "logits"]
+VERSION = 1  # raise it when the vectors change
 
-_OPSET = 17
-_IR_VERSION = 8
+_OPSET = 23
+_IR_VERSION = 11
 _FUSED = "com.microsoft"  # ONNX Runtime's own operators
 
 
@@ -60,7 +61,10 @@ class _Builder:
         graph = helper.make_graph(
             self._nodes,
             "bert",
-            [helper.make_tensor_value_info(n, TensorProto.INT64, [1, "tokens"]) for n in ("input_ids", "token_type_ids")],
+            [
+                helper.make_tensor_value_info(n, TensorProto.INT64, [1, "tokens"])
+                for n in ("input_ids", "token_type_ids")
+            ],
             [helper.make_tensor_value_info("output", TensorProto.FLOAT, shape)],
             self._tensors,
         )
@@ -93,32 +97,26 @@ class _Builder:
         else:
             joined = self._linear(_joined(layer.query, layer.key, layer.value), states)
             query, key, value = self._split(joined, size, 3)
-        attended = self._node("MultiHeadAttention", [query, key, value], fused=True, num_heads=self._weights.heads)
-        product = self._product(layer.attended, attended)
-        states = self._norm(layer.attended_norm, states, product, layer.attended.bias)
-        inner = self._node("BiasGelu", [self._product(layer.inner, states), self._tensor(layer.inner.bias)], fused=True)
-        return self._norm(layer.outer_norm, states, self._product(layer.outer, inner), layer.outer.bias)
+        heads = self._weights.heads
+        attended = self._node("Attention", [query, key, value], q_num_heads=heads, kv_num_heads=heads)
+        states = self._norm(layer.attended_norm, states, self._linear(layer.attended, attended))
+        inner = self._node("Gelu", [self._linear(layer.inner, states)])
+        return self._norm(layer.outer_norm, states, self._linear(layer.outer, inner))
 
     def _split(self, states: str, size: int, parts: int) -> list[str]:
         sizes = self._tensor(np.full(parts, size, np.int64))
         return self._several("Split", [states, sizes], parts, axis=-1)
 
-    def _norm(self, norm: Norm, left: str, right: str, bias: np.ndarray | None = None) -> str:
-        inputs = [left, right, self._tensor(norm.weight), self._tensor(norm.bias)]
-        if bias is not None:
-            inputs.append(self._tensor(bias))
-        return self._node("SkipLayerNormalization", inputs, fused=True, epsilon=self._weights.epsilon)
+    def _norm(self, norm: Norm, left: str, right: str) -> str:
+        """Append the LayerNorm of a sum; the fused SkipLayerNormalization takes seven times as long as the two."""
+        inputs = [self._node("Add", [left, right]), self._tensor(norm.weight), self._tensor(norm.bias)]
+        return self._node("LayerNormalization", inputs, axis=-1, epsilon=self._weights.epsilon)
 
     def _linear(self, linear: Linear, states: str) -> str:
+        weight, bias = self._tensor(linear.weight), self._tensor(linear.bias)
         if linear.scale is None:
-            return self._node("Add", [self._product(linear, states), self._tensor(linear.bias)])
-        inputs = [states, self._tensor(linear.weight), self._tensor(linear.scale), "", self._tensor(linear.bias)]
-        return self._node("DynamicQuantizeMatMul", inputs, fused=True)
-
-    def _product(self, linear: Linear, states: str) -> str:
-        if linear.scale is None:
-            return self._node("MatMul", [states, self._tensor(linear.weight)])
-        inputs = [states, self._tensor(linear.weight), self._tensor(linear.scale)]
+            return self._node("Add", [self._node("MatMul", [states, weight]), bias])
+        inputs = [states, weight, self._tensor(linear.scale), "", bias]
         return self._node("DynamicQuantizeMatMul", inputs, fused=True)
 
     def _tensor(self, values: np.ndarray) -> str:
@@ -131,7 +129,9 @@ class _Builder:
     def _node(self, kind: str, inputs: list[str], *, fused: bool = False, **attributes: Any) -> str:
         return self._several(kind, inputs, 1, fused=fused, **attributes)[0]
 
-    def _several(self, kind: str, inputs: list[str], count: int, *, fused: bool = False, **attributes: Any) -> list[str]:
+    def _several(
+        self, kind: str, inputs: list[str], count: int, *, fused: bool = False, **attributes: Any
+    ) -> list[str]:
         from onnx import helper
 
         outputs = [f"v{len(self._nodes)}_{i}" for i in range(count)]

@@ -17,9 +17,40 @@ from typing import Any
 import numpy as np
 
 _OPERATORS = frozenset(
-    "Add And Cast Concat Constant ConstantOfShape DequantizeLinear Div DynamicQuantizeLinear Equal Erf Expand Flatten "
-    "Gather GreaterOrEqual LayerNormalization MatMul MatMulInteger Mul Pow Range ReduceMean Reshape Shape Slice "
-    "Softmax Sqrt Sub Tanh Transpose Unsqueeze Where".split()
+    [
+        "Add",
+        "And",
+        "Cast",
+        "Concat",
+        "Constant",
+        "ConstantOfShape",
+        "DequantizeLinear",
+        "Div",
+        "DynamicQuantizeLinear",
+        "Equal",
+        "Erf",
+        "Expand",
+        "Flatten",
+        "Gather",
+        "GreaterOrEqual",
+        "LayerNormalization",
+        "MatMul",
+        "MatMulInteger",
+        "Mul",
+        "Pow",
+        "Range",
+        "ReduceMean",
+        "Reshape",
+        "Shape",
+        "Slice",
+        "Softmax",
+        "Sqrt",
+        "Sub",
+        "Tanh",
+        "Transpose",
+        "Unsqueeze",
+        "Where",
+    ]
 )
 _FIRST_BIAS = re.compile(r"(.*)encoder\.layer\.0\.attention\.self\.query\.bias")
 _INPUTS = {"input_ids", "attention_mask", "token_type_ids"}
@@ -104,7 +135,7 @@ def read_bert(path: Path) -> BertWeights | None:
 
     try:
         return _Reader(onnx.load(str(path)).graph).read()
-    except (_UnknownError, KeyError, ValueError, DecodeError):  # a name, or the one node that should be there, is not
+    except (_UnknownError, KeyError, ValueError, OSError, DecodeError):
         return None
 
 
@@ -140,6 +171,7 @@ class _Reader:
         )
         norm = self._norm(f"{prefix}embeddings.LayerNorm")
         heads = self._heads(f"{prefix}encoder.layer.0.attention.self.query.bias", layers[0].query.bias.size)
+        _require(all(self._scaled(n, norm.bias.size // heads) for n in self._nodes if n.op_type == "Softmax"))
         return BertWeights(words, positions, types, norm, layers, heads, self._epsilon(), pooler, classifier)
 
     def _layer(self, prefix: str) -> Layer:
@@ -206,9 +238,23 @@ class _Reader:
         _require(size > 0 and width % size == 0)
         return width // size
 
+    def _scaled(self, softmax: Any, size: int) -> bool:
+        """Whether a head's scores are q k / sqrt(size): scaled after the product, or both factors before it."""
+        node = self._made[softmax.input[0]]
+        if node.op_type == "Add":  # of the mask
+            node = self._made[node.input[0]]
+        factor = next(self._constants(node), None)
+        if node.op_type != "MatMul" and factor is not None:
+            return np.isclose(float(factor), size ** (0.5 if node.op_type == "Div" else -0.5))
+        before = [self._made[name] for name in node.input]
+        return node.op_type == "MatMul" and all(
+            n.op_type == "Mul" and "Sqrt" in {self._made[i].op_type for i in n.input if i in self._made} for n in before
+        )
+
     def _epsilon(self) -> float:
         """Return the one epsilon of all LayerNorms: an attribute, or added to the variance under the root."""
-        found = {a.f for n in self._nodes if n.op_type == "LayerNormalization" for a in n.attribute if a.name == "epsilon"}
+        norms = [node for node in self._nodes if node.op_type == "LayerNormalization"]
+        found = {attribute.f for node in norms for attribute in node.attribute if attribute.name == "epsilon"}
         for root in (node for node in self._nodes if node.op_type == "Sqrt"):
             added = self._made.get(root.input[0])
             if added is not None and added.op_type == "Add":

@@ -63,7 +63,7 @@ class OnnxTokenEncoder:
         self.name = source.model
         self.revision = source.revision()
         self.dim = self._model.dim
-        self.preprocessing = json.dumps(["onnx tokens", _VERSION, prompts, max_tokens])
+        self.preprocessing = json.dumps(["onnx tokens", _VERSION, prompts, max_tokens, self._model.engine])
 
     def encode(self, texts: Sequence[str], *, role: Role, batch_size: int = 1) -> list[np.ndarray]:
         """Return float32 [T_i, D] a text; `batch_size` is not used: texts run alone (see `onnx_text`)."""

@@ -41,7 +41,7 @@ class OnnxPairScorer:
         _one_logit(source, self._model.dim)
         self.name = source.model
         self.revision = source.revision()
-        self.preprocessing = json.dumps(["onnx pairs", _VERSION, max_tokens])
+        self.preprocessing = json.dumps(["onnx pairs", _VERSION, max_tokens, self._model.engine])
 
     def score(self, pairs: Sequence[tuple[str, str]], *, batch_size: int = 1) -> np.ndarray:
         """Return float32 [N] logits; `batch_size` is not used: pairs run alone (see `onnx_text`)."""

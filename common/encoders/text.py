@@ -74,13 +74,13 @@ class OnnxTextEncoder:
     modality: Literal["text"] = "text"
 
     def __init__(self, source: Source, prompts: dict[Role, str], max_tokens: int, threads: int) -> None:
-        self._model = OnnxTextModel(source, max_tokens, threads, "states")
-        self._prompts = prompts
         self._pooling = _pooling(source)
+        self._model = OnnxTextModel(source, max_tokens, threads, "first" if self._pooling == "cls" else "states")
+        self._prompts = prompts
         self.name = source.model
         self.revision = source.revision()
         self.dim = self._model.dim
-        self.preprocessing = json.dumps(["onnx", _VERSION, prompts, max_tokens, self._pooling])
+        self.preprocessing = json.dumps(["onnx", _VERSION, prompts, max_tokens, self._pooling, self._model.engine])
 
     def encode(self, texts: Sequence[str], *, role: Role, batch_size: int = 1) -> np.ndarray:
         """Return float32 [N, D]; `batch_size` is not used: texts run alone (see `onnx_text`)."""

@@ -10,6 +10,9 @@ from typing import Annotated
 import typer
 
 from common import cli
+from common.errors import ConfigError
+from common.index.build import IndexSettings
+from common.index.options import IndexOption, UriOption, typed_again
 from common.training.options import RayAddressOption, TrainEngineOption, TrainWorkersOption
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -45,6 +48,17 @@ def say(line: str) -> None:
 def reported(debug: bool) -> AbstractContextManager[None]:
     """Turn errors of the user into one block and an exit code."""
     return cli.reported(debug, typed)
+
+
+def searched(index: str, uri: str | None) -> IndexSettings:
+    """Return what searches vectors; the token of a server is read from the environment."""
+    return IndexSettings.of(index, uri, os.environ.get("MIRC_MILVUS_TOKEN", ""))
+
+
+def alone() -> None:
+    """Raise `ConfigError` where torchrun has started several processes of a command that runs in one."""
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        raise ConfigError("this command runs in one process", where="torchrun", todo="train with torchrun, then this")
 
 
 @app.command()
@@ -86,6 +100,8 @@ def evaluate(
     out: OutOption,
     model: ModelOption = "tiger",
     overrides: SetOption = None,
+    index: IndexOption = "faiss",
+    uri: UriOption = None,
     debug: DebugOption = False,
 ) -> None:
     """Recall@k, NDCG@k and MRR on each user's last item; trains first if --out has no model yet.
@@ -95,12 +111,14 @@ def evaluate(
     from common.generative.app import evaluate_to, open_run
 
     with reported(debug):
-        run = open_run(model, overrides or [], data, out.resolve(), say)
+        alone()
+        run = open_run(model, overrides or [], data, out.resolve(), say, searched(index, uri))
         report = evaluate_to(run, ROOT)
         say(report.headline)
         cli.print_rich(report.render())
         say(f"wrote {run.out / 'metrics.json'}")
-        say(f"next: python -m common.generative recommend --model {model} --data {data} --out {out}{_again(overrides)}")
+        again = _again(overrides) + typed_again(index, uri)
+        say(f"next: python -m common.generative recommend --model {model} --data {data} --out {out}{again}")
 
 
 @app.command()
@@ -117,6 +135,8 @@ def recommend(
         Path | None, typer.Option("--exclude", help="File of item ids never to recommend (sold out)")
     ] = None,
     overrides: SetOption = None,
+    index: IndexOption = "faiss",
+    uri: UriOption = None,
     debug: DebugOption = False,
 ) -> None:
     """Write the k best next items of users, after all that they have in the data.
@@ -126,7 +146,8 @@ def recommend(
     from common.generative.app import open_run, recommend_to
 
     with reported(debug):
-        run = open_run(model, overrides or [], data, out.resolve(), say)
+        alone()
+        run = open_run(model, overrides or [], data, out.resolve(), say, searched(index, uri))
         target = (to or run.out / "recommendations.parquet").resolve()
         count, items = recommend_to(run, target, k, users, exclude)
         say(f"wrote {target}: {count:,} users, {items:,} items")
@@ -159,6 +180,7 @@ def export(
     from common.generative.app import export_to, open_run
 
     with reported(debug):
+        alone()
         run = open_run(model, overrides or [], data, out.resolve(), say)
         targets = [None if one is None else one.resolve() for one in (to, rows)]
         export_to(run, data, targets[0], targets[1], k, folds)
@@ -183,6 +205,7 @@ def export_ids(
     from common.generative.export import export_ids as write
 
     with reported(debug):
+        alone()
         run = open_run(model, overrides or [], data, out.resolve(), say)
         target = (to or run.out / "ids.parquet").resolve()
         count, sizes = write(run, target)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,16 +22,24 @@ from common.generative.evaluate import Report, best_items, evaluate
 from common.generative.run import Prepared, needs_training, prepare, recommender, trained_model
 from common.generative.sequence_files import load_sequences
 from common.generative.sequences import Sequences, whole
+from common.index.build import IndexSettings
 from common.progress import hush
 from common.training.distributed import World, init_world
 
 Say = Callable[[str], None]
 
 
-def open_run(model: str, overrides: Sequence[str], data: Path, out: Path, say: Say) -> Prepared:
-    """Read configuration and data, and tie the folder to both."""
+def open_run(
+    model: str,
+    overrides: Sequence[str],
+    data: Path,
+    out: Path,
+    say: Say,
+    index: IndexSettings = IndexSettings(),  # noqa: B008 - frozen
+) -> Prepared:
+    """Read configuration and data, and tie the folder to both; `index` searches vectors, where the model does."""
     config = load_config(RunConfig, model, CONFIG_FOLDER, overrides)
-    return prepare(config, load_sequences(data), out, choose_device(config.device), say)
+    return replace(prepare(config, load_sequences(data), out, choose_device(config.device), say), index=index)
 
 
 def open_together(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -10,7 +12,7 @@ from common.errors import DataError
 from common.generative.evaluate import top_k
 from common.generative.sequences import Histories, Sequences
 from common.index.base import Kind
-from common.index.faiss_index import FaissIndex
+from common.index.build import IndexSettings, make_index
 
 if TYPE_CHECKING:
     from common.generative.base import GenerativeRetriever
@@ -39,7 +41,7 @@ class Popularity:
 
 
 class DenseRetrieval:
-    """Items by the inner product of their vector with the query's, searched with FAISS.
+    """Items by the inner product of their vector with the query's, searched with FAISS unless `search_with` says so.
 
     Parameters
     ----------
@@ -53,7 +55,13 @@ class DenseRetrieval:
 
     def __init__(self, vectors: np.ndarray, kind: Kind = "flat", seed: int = 7) -> None:
         self.vectors = np.ascontiguousarray(vectors, dtype=np.float32)
-        self.index = FaissIndex(self.vectors.shape[1], kind, seed)
+        self.kind: Kind = kind
+        self.seed = seed
+        self.search_with(IndexSettings(), Path())
+
+    def search_with(self, settings: IndexSettings, work: Path, say: Callable[[str], None] = lambda _: None) -> None:
+        """Search the vectors with another engine from now on; see `common.index.build.make_index`."""
+        self.index = make_index(settings, self.vectors.shape[1], self.kind, work=work, seed=self.seed, say=say)
         self.index.add(self.vectors, np.arange(len(self.vectors)))
 
     def queries(self, histories: Histories) -> np.ndarray:

@@ -35,6 +35,7 @@ from common.generative.layers import TransformerConfig
 from common.generative.training import Evaluate, FitConfig, fit_generator
 from common.generative.trie import PrefixTrie
 from common.tokenizers.semantic_ids import SemanticIdMap
+from common.training.distributed import World
 from common.training.schedule import ScheduleConfig
 
 __all__ = ["Cart", "CartBatch", "CartBatches", "CartConfig", "train_cart"]
@@ -208,6 +209,7 @@ def train_cart(
     device: torch.device | str = "cpu",
     say: Callable[[str], None] = lambda _: None,
     evaluate: Evaluate | None = None,
+    world: World = World(),  # noqa: B008 - frozen
 ) -> Cart:
     """Train CART on queries and the items that answer them; return it in evaluation mode.
 
@@ -224,6 +226,8 @@ def train_cart(
         model is only returned.
     evaluate
         As of `fit_generator`; None trains all epochs.
+    world
+        The processes that train together; the main one writes.
 
     Raises
     ------
@@ -252,7 +256,8 @@ def train_cart(
         folder=folder,
         say=say,
         keep=folder is not None,
+        world=world,
     )
-    if folder is not None:
+    if folder is not None and world.main:
         model.save(folder)
     return model

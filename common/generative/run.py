@@ -23,15 +23,16 @@ from typing import Any
 import numpy as np
 
 from common.atomic import write_text
-from common.errors import DataError
+from common.errors import ConfigError, DataError
 from common.generative.base import GenerativeRetriever
-from common.generative.baselines import NearestEmbedding, Popularity
+from common.generative.baselines import DenseRetrieval, NearestEmbedding, Popularity
 from common.generative.config import SECTIONS, TRAINED, RunConfig
 from common.generative.evaluate import Recommender
 from common.generative.item_ids import item_vectors, kept_ids
 from common.generative.sequences import Sequences, leave_one_out
 from common.generative.systems import Prepared, Say, needing, system_of
 from common.hashing import digest
+from common.index.build import check_engine
 from common.tokenizers.semantic_ids import SemanticIdMap
 from common.training.distributed import World, main_first, told_by_main
 from common.training.state import check_key
@@ -114,7 +115,23 @@ def data_digest(data: Sequences) -> str:
 
 
 def recommender(run: Prepared) -> Recommender:
-    """Return the run's recommender; what is to be trained is trained, or read where that was done before."""
+    """Return the run's recommender; what is to be trained is trained, or read where that was done before.
+
+    Raises
+    ------
+    ConfigError
+        An index is asked for, and the model searches none; or as `make_index` raises it.
+    """
+    check_engine(run.index)
+    asked = _recommender(run)
+    if run.index.engine != "faiss":
+        if not isinstance(asked, DenseRetrieval):
+            raise ConfigError("the model searches no vectors", where="--index", expected="--model nearest or sasrec")
+        asked.search_with(run.index, run.out, run.say)
+    return asked
+
+
+def _recommender(run: Prepared) -> Recommender:
     config, split = run.config, run.split
     if config.model == "popularity":
         return Popularity(split.train)

@@ -22,6 +22,7 @@ from common.generative.evaluate import Recommender, evaluate
 from common.generative.evaluate import figures as figures_of
 from common.generative.sequences import Examples, Sequences, Split
 from common.generative.training import FitResult, fit_generator
+from common.index.build import IndexSettings
 from common.tokenizers.semantic_ids import SemanticIdMap
 from common.training.distributed import World, gather_rows
 from common.training.fit import Batches
@@ -40,7 +41,7 @@ MODULES: dict[str, str] = {
 
 @dataclass(frozen=True)
 class Prepared:
-    """Data, split, configuration and place of a run, and the processes that train together."""
+    """Data, split, configuration and place of a run, the processes that train together, and what searches vectors."""
 
     config: RunConfig
     data: Sequences
@@ -50,6 +51,7 @@ class Prepared:
     say: Say
     told: set[str] = field(default_factory=set, compare=False, repr=False)
     world: World = World()  # noqa: RUF009 - frozen
+    index: IndexSettings = IndexSettings()  # noqa: RUF009 - frozen
 
     def say_once(self, line: str) -> None:
         """Say a line unless the run has said it: several parts of a model ask for the same vectors and texts."""

@@ -77,7 +77,7 @@ class TensorTrie:
         return TensorChildren(self.codes(level, reach), mask, reach)
 
     def span(self, nodes: Tensor, level: int) -> Tensor:
-        """Return int64 [2, R]: the first child of each of int64 [R] `nodes` of `level`, and the first one after them."""
+        """Return int64 [2, R]: the first child of each of int64 [R] `nodes` of `level`, and the one after the last."""
         return self.indptr[level].take(torch.stack([nodes, nodes + 1])).long()
 
     @cached_property

@@ -23,7 +23,7 @@ CALL_SECONDS = 120.0
 """How long one batch of vectors or queries may take; a server that has gone away is waited for as long."""
 DATABASE = "milvus.db"
 _SCHEMES = ("http", "https", "tcp", "unix")
-_REFUSED = ("UNAUTHENTICATED", "PERMISSION_DENIED", "auth check failure", "invalid token")
+_REFUSED = ("unauthenticated", "permission_denied", "auth check failure", "invalid token")
 
 
 class Server:
@@ -48,7 +48,7 @@ class Server:
         if (uri is None) == (database is None):
             raise ValueError("give an address or a database")
         needs = ("pymilvus",) if database is None else ("pymilvus", "milvus_lite")
-        _installed(*needs)
+        installed(*needs)
         self.uri, self.token, self.database = uri, token, database
         self.where = str(database) if uri is None else shown(uri)
         self._client: Any = None
@@ -102,12 +102,10 @@ class Server:
 
     def _connecting(self, error: Exception) -> UserError:
         text = self._hidden(error)
-        if any(sign.lower() in text.lower() for sign in _REFUSED):
+        if _is_refusal(error):
             return self._refused(text)
         if self.uri is None:
-            return ConfigError(
-                "the Milvus database cannot be opened", where=self.where, got=text, todo="delete the folder"
-            )
+            return ConfigError("the Milvus database cannot be opened", where=self.where, got=text)
         return ConfigError(
             "no Milvus server answers",
             where=f"--uri {self.where}",
@@ -125,7 +123,7 @@ class Server:
 
     def _failed(self, name: str, error: Exception) -> UserError:
         text = self._hidden(error)
-        if any(sign.lower() in text.lower() for sign in _REFUSED):
+        if _is_refusal(error):
             return self._refused(text)
         return DataError(
             "Milvus failed, or has gone away", where=f"{name} at {self.where}", got=text, todo="run the command again"
@@ -140,6 +138,16 @@ class Server:
         for secret in sorted(filter(lambda one: len(one) > 2, secrets), key=len, reverse=True):
             text = text.replace(secret, "***")
         return " ".join(text.split())[:300]
+
+
+def _is_refusal(error: BaseException | None) -> bool:
+    """Whether an error, or what it was raised from, says that the token does not open the door."""
+    while error is not None:
+        text = f"{error} {getattr(error, 'message', '')}".lower()
+        if any(sign in text for sign in _REFUSED):
+            return True
+        error = error.__cause__
+    return False
 
 
 def shown(uri: str) -> str:
@@ -218,9 +226,10 @@ class Claim:
         self.folder, self._handle = folder, handle
         return True
 
-    def give_back(self) -> None:
-        """Remove the folder and free the lock."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+    def give_back(self, *, empty: bool = True) -> None:
+        """Free the lock, and remove the folder first unless what is in it is to stay."""
+        if empty:
+            shutil.rmtree(self.folder, ignore_errors=True)
         with suppress(OSError):
             os.close(self._handle)
 
@@ -231,19 +240,22 @@ class Holding:
     Attributes
     ----------
     kept
-        Whether the collection stays when the index ends; a database in the folder never does.
+        Whether the collection stays on its server when the index ends.
+    unfinished
+        Whether it is being filled: then it stays where it is, for the next run to go on with.
     """
 
     def __init__(self, server: Server, claim: Claim, collection: str) -> None:
-        self.server, self.claim, self.collection, self.kept = server, claim, collection, False
+        self.server, self.claim, self.collection = server, claim, collection
+        self.kept = self.unfinished = False
 
     def end(self) -> None:
-        """Drop the collection unless it is kept, leave the server, and give the folder back."""
-        if not self.kept and not self.server.embedded:
+        """Drop the collection unless it stays, leave the server, and give the folder back."""
+        if not (self.kept or self.unfinished or self.server.embedded):
             with suppress(UserError):  # an end of the process cannot be helped by an error
                 self.server.call("drop_collection", self.collection, timeout=CONNECT_SECONDS)
         self.server.close()
-        self.claim.give_back()
+        self.claim.give_back(empty=not self.unfinished)
 
 
 def owner(work: Path) -> str:
@@ -254,7 +266,8 @@ def owner(work: Path) -> str:
     return path.read_text(encoding="utf-8")
 
 
-def _installed(*packages: str) -> None:
+def installed(*packages: str) -> None:
+    """Raise `ConfigError` unless the packages can be imported."""
     missing = [name for name in packages if find_spec(name) is None]
     if missing:
         raise ConfigError(

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 import typer
 
 from common import cli
+from common.engine.choose import AddressOption, EngineOption, WorkersOption, open_engine
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -71,6 +72,9 @@ def encode(
         Literal["append", "sinkhorn", "raise"], typer.Option(help="What to do where two items get the same codes")
     ] = "append",
     rank_codes: Annotated[int, typer.Option(min=0, help="Codes of the appended level; 0 = as many as are needed")] = 0,
+    engine: EngineOption = "local",
+    ray_address: AddressOption = None,
+    workers: WorkersOption = None,
     debug: DebugOption = False,
 ) -> None:
     """Write the semantic ID of every vector, no two the same.
@@ -79,8 +83,8 @@ def encode(
     """
     from common.tokenizers.app import encode_to
 
-    with reported(debug):
-        encode_to(model, data, column, out, dedup, rank_codes, say)
+    with reported(debug), open_engine(engine, ray_address, workers, processes=False) as chosen:
+        encode_to(model, data, column, out, dedup, rank_codes, say, chosen)
 
 
 @app.command()

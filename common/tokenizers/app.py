@@ -15,11 +15,14 @@ from pydantic import create_model
 
 from common.atomic import write_text
 from common.config import Config, apply_override, make_config
+from common.engine.base import Engine
+from common.engine.local import LOCAL
 from common.errors import ConfigError
 from common.tokenizers import QUANTIZERS, load_quantizer, quantizer_class
 from common.tokenizers.base import Quantizer
 from common.tokenizers.files import SidFile, read_vectors, write_sids
 from common.tokenizers.semantic_ids import Dedup, SemanticIdMap
+from common.tokenizers.spread import item_codes
 
 Say = Callable[[str], None]
 
@@ -79,15 +82,22 @@ def fit_to(data: Path, column: str | None, out: Path, overrides: Sequence[str], 
 
 
 def encode_to(
-    model: Path, data: Path, column: str | None, out: Path, dedup: Dedup, rank_codes: int, say: Say
+    model: Path,
+    data: Path,
+    column: str | None,
+    out: Path,
+    dedup: Dedup,
+    rank_codes: int,
+    say: Say,
+    engine: Engine = LOCAL,
 ) -> SemanticIdMap:
-    """Write the semantic IDs of a file of vectors."""
+    """Write the semantic IDs of a file of vectors, encoded by the workers of `engine` where it has some."""
     from common.cli import print_rich
     from common.tokenizers.collisions import collision_report
 
     quantizer = load_quantizer(model)
     ids, x = read_vectors(data, column)
-    codes = quantizer.item_codes(x)
+    codes = item_codes(quantizer, x, engine)
     print_rich(collision_report(codes, quantizer.codebook_sizes).render())
     id_map = SemanticIdMap.from_codes(
         codes,

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import heapq
 from dataclasses import dataclass
 
 import numpy as np
 
 _ROWS = 48
 """Rows a cluster in a first, small auction that finds where prices start."""
+_FEW = 8
+"""One row in so many is free: from here on each cluster keeps its rows in a heap, and a round costs what bids."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,7 @@ def _auction(costs: np.ndarray, sizes: np.ndarray, prices: np.ndarray, step: flo
     prices = prices.copy()
     owners, bids = np.full(len(costs), -1), np.zeros(len(costs))
     free = np.arange(len(costs))
-    while len(free):
+    while len(free) > len(costs) // _FEW:
         total = costs[free] + prices
         rows = np.arange(len(free))
         first = total.argmin(axis=1)
@@ -92,7 +95,64 @@ def _auction(costs: np.ndarray, sizes: np.ndarray, prices: np.ndarray, step: flo
         prices[owners[last]] = bids[last]
         free = np.sort(order[~kept])
         owners[free] = -1
+    if len(free):
+        _last_rounds(costs, sizes, prices, step, owners, bids, free)
     return owners, prices
+
+
+def _last_rounds(
+    costs: np.ndarray,
+    sizes: np.ndarray,
+    prices: np.ndarray,
+    step: float,
+    owners: np.ndarray,
+    bids: np.ndarray,
+    free: np.ndarray,
+) -> None:
+    """Go on with the same auction, in place, when few rows are free: there are never more of them later.
+
+    Nearly all rounds are of this kind: some rows that outbid each other by `step`.
+    """
+    held: list[list[tuple[float, int]]] = [[] for _ in sizes]  # (bid, -row): the least is who goes next
+    for row in np.flatnonzero(owners >= 0).tolist():
+        held[owners[row]].append((float(bids[row]), -row))
+    for heap in held:
+        heapq.heapify(heap)
+    limits, rows = sizes.tolist(), free.tolist()
+    while rows:
+        asked = set()
+        for row, cluster, bid in zip(rows, *_bids(costs, prices, step, rows), strict=True):
+            heapq.heappush(held[cluster], (bid, -row))
+            asked.add(cluster)
+        rows = []
+        for cluster in asked:
+            heap, most = held[cluster], limits[cluster]
+            while len(heap) > most:
+                rows.append(-heapq.heappop(heap)[1])
+            if len(heap) == most:
+                prices[cluster] = heap[0][0]
+    for cluster, heap in enumerate(held):
+        for _, row in heap:
+            owners[-row] = cluster
+
+
+def _bids(costs: np.ndarray, prices: np.ndarray, step: float, rows: list[int]) -> tuple[list[int], list[float]]:
+    """Return the cluster that each row asks for, and its bid."""
+    if len(rows) < 4:
+        clusters, bids = [], []
+        for row in rows:
+            total = costs[row] + prices
+            first = int(total.argmin())
+            best, total[first] = float(total[first]), np.inf
+            clusters.append(first)
+            bids.append(float(prices[first]) + (float(total.min()) - best) + step)
+        return clusters, bids
+    total = costs[rows] + prices
+    place = np.arange(len(rows))
+    first = total.argmin(axis=1)
+    best = total[place, first]
+    total[place, first] = np.inf
+    return first.tolist(), (prices[first] + (total.min(axis=1) - best) + step).tolist()
 
 
 def even_sizes(count: int, clusters: int, demand: np.ndarray) -> np.ndarray:

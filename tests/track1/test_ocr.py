@@ -14,6 +14,7 @@ from tests.track1.hostile_tasks import act, broken_setup, no_state
 from tests.track1.pdf_files import drawn_text, image_pdf
 from track1_mdr.datasets import ocr
 from track1_mdr.datasets.ocr import OcrCache, OcrState, OcrTask, make_engine, read_image, read_task, reading_order
+from track1_mdr.datasets.ocr_models import Found
 from track1_mdr.datasets.pdf import Line
 
 FIGURE = (72 / 612, 292 / 792, 472 / 612, 492 / 792)  # where image_pdf draws
@@ -41,13 +42,10 @@ def test_blank_and_tiny_images_never_reach_the_models() -> None:
 
 
 def test_low_scores_are_dropped() -> None:
-    class Result:
-        txts = ("kept", "dropped", " ")
-        scores = (0.5, 0.49, 0.9)
-        boxes = np.asarray([[[0, 0], [10, 0], [10, 10], [0, 10]]] * 3)
-
+    corners = np.asarray([[0, 0], [10, 0], [10, 10], [0, 10]], np.float32)
+    found = [Found(text, score, corners) for text, score in (("kept", 0.5), ("dropped", 0.49), (" ", 0.9))]
     image = np.random.default_rng(0).integers(0, 255, (40, 40, 3), dtype=np.uint8)
-    assert [line.text for line in read_image(lambda _: Result, image)] == ["kept"]
+    assert [line.text for line in read_image(lambda *_: found, image)] == ["kept"]
 
 
 def test_reading_order_is_rows_then_columns_whatever_the_input_order() -> None:

@@ -16,6 +16,8 @@ from pathlib import Path
 
 import polars as pl
 
+from common.engine.base import Engine
+from common.engine.local import LOCAL
 from common.errors import DataError
 from common.faults import FaultLog
 from track1_mdr.config import DataConfig
@@ -42,7 +44,9 @@ ANNOTATIONS_FILE = "MMDocIR_annotations.jsonl"
 GOLD_FILE = "gold.csv"
 
 
-def load_mmdocir(root: Path, data: DataConfig, cache: Path, faults: FaultLog, layouts: bool = True) -> TaskTables:
+def load_mmdocir(
+    root: Path, data: DataConfig, cache: Path, faults: FaultLog, layouts: bool = True, engine: Engine = LOCAL
+) -> TaskTables:
     """Read and check the `mmdocir` folder.
 
     Parameters
@@ -57,6 +61,8 @@ def load_mmdocir(root: Path, data: DataConfig, cache: Path, faults: FaultLog, la
         Takes PDFs that cannot be opened and pages that cannot be read; their rows are there with empty text.
     layouts
         Whether to read the layout table, which is the larger part of the time where there is one.
+    engine
+        Has the workers that prepare PDFs.
 
     Raises
     ------
@@ -70,7 +76,7 @@ def load_mmdocir(root: Path, data: DataConfig, cache: Path, faults: FaultLog, la
     passages, notes = (
         _from_table(root, table, counts, data, layouts)
         if table
-        else _from_pdfs(root / "pdfs", counts, data, cache, faults)
+        else _from_pdfs(root / "pdfs", counts, data, cache, faults, engine)
     )
     qrels, note = _gold(root, questions)
     return TaskTables(
@@ -123,14 +129,14 @@ def _first_rows(table: pl.DataFrame) -> dict[str, int]:
 
 
 def _from_pdfs(
-    folder: Path, counts: dict[str, int], data: DataConfig, cache: Path, faults: FaultLog
+    folder: Path, counts: dict[str, int], data: DataConfig, cache: Path, faults: FaultLog, engine: Engine
 ) -> tuple[Passages, list[str]]:
     pdfs = find_pdfs(folder)
     wanted = {name: pdfs.get(name, folder / f"{name}.pdf") for name in counts}
     absent = [name for name in wanted if name not in pdfs]
     if len(absent) == len(wanted):
         raise DataError("no document of the questions has a PDF", where=folder, got=f"{len(pdfs)} other PDFs")
-    documents = prepare_documents(wanted, data.ocr, cache, faults)
+    documents = prepare_documents(wanted, data.ocr, cache, faults, engine)
     passages = _assemble(documents, wanted, counts, data.image_pixels)
     notes = [f"mmdocir: {len(passages)} pages of {len(counts)} documents from PDFs"]
     unused = len(pdfs) - len(wanted) + len(absent)

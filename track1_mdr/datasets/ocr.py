@@ -1,4 +1,4 @@
-"""OCR of PDF pages and figures (rapidocr, PP-OCRv6 models from its wheel), cached on disk by image content."""
+"""OCR of PDF pages and figures (PP-OCRv6 models from rapidocr's wheel), cached on disk by image content."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import numpy as np
 
 from common.atomic import write_text
 from common.hashing import digest
+from track1_mdr.datasets.ocr_models import LONG_SIDE, TextReader
 from track1_mdr.datasets.pdf import Box, Line, load_pdf, render_page
 
 MIN_SCORE = 0.5
@@ -28,17 +29,10 @@ SAME_ROW = 0.5
 TIMEOUT = 300.0
 """Seconds one page may take; the slowest of 603 real pages took 11 CPU-seconds."""
 
-# One thread: one process a core is faster than threads inside a page, and floating-point sums keep one order.
-# Without the angle classifier: pages come upright, and it costs a model call a line.
-ENGINE_SETTINGS: dict[str, Any] = {
-    "Global.use_cls": False,
-    "Global.log_level": "error",
-    "Global.text_score": MIN_SCORE,
-    # Lines of a batch are padded to its widest: one by one is 8 % less work, and a line's text depends on it alone.
-    "Rec.rec_batch_num": 1,
-    "EngineConfig.onnxruntime.intra_op_num_threads": 1,
-    "EngineConfig.onnxruntime.inter_op_num_threads": 1,
-}
+FIGURE_LONG_SIDE = 736
+"""Small figures are enlarged for the detector to this long side: at 2 pixels a point they are sharp already."""
+READER_VERSION = 1
+"""Part of every cache key: raise it when an image would give other lines."""
 
 
 @dataclass(frozen=True)
@@ -54,34 +48,31 @@ class OcrTask:
 
 @cache
 def engine_name() -> str:
-    """Return engine, version and settings: part of every cache key."""
-    return f"rapidocr {version('rapidocr')} {json.dumps(ENGINE_SETTINGS, sort_keys=True)} rows {SAME_ROW}"
+    """Return the packages, version and settings that decide what is read: part of every cache key."""
+    packages = " ".join(f"{name} {version(name)}" for name in ("rapidocr", "openvino"))
+    return f"{packages} reader {READER_VERSION} score {MIN_SCORE} figures {FIGURE_LONG_SIDE} rows {SAME_ROW}"
 
 
-def make_engine() -> Any:
-    """Return a single-threaded engine (0.3 s, about 150 MB)."""
-    import cv2
-    from rapidocr import RapidOCR
-
-    cv2.setNumThreads(1)
-    return RapidOCR(params=ENGINE_SETTINGS)
+def make_engine() -> TextReader:
+    """Return a single-threaded reader: one process a core is faster than threads inside a page."""
+    return TextReader()
 
 
-def read_image(engine: Any, image: np.ndarray) -> list[Line]:
-    """Read an image (uint8 RGB [H, W, 3]); return its lines in reading order, boxes as shares of the image."""
+def read_image(engine: Any, image: np.ndarray, long_side: int = LONG_SIDE) -> list[Line]:
+    """Read an image (uint8 RGB [H, W, 3]); return its lines in reading order, boxes as shares of the image.
+
+    Small images are enlarged for the detector to at most `long_side` pixels.
+    """
     if min(image.shape[:2]) < MIN_CROP_PIXELS or image.min() == image.max():
         return []  # nothing can be on it: neither model runs
-    result = engine(np.ascontiguousarray(image[:, :, ::-1]))  # the models were trained on BGR
-    if result.txts is None:
-        return []
     height, width = image.shape[:2]
-    found = []
-    for text, score, quad in zip(result.txts, result.scores, result.boxes, strict=True):
-        if score >= MIN_SCORE and text.strip():
-            corners = np.asarray(quad, np.float64) / (width, height)
+    found: list[Line] = []
+    for line in engine(np.ascontiguousarray(image[:, :, ::-1]), long_side):  # the models were trained on BGR
+        if line.score >= MIN_SCORE and line.text.strip():
+            corners = np.asarray(line.corners, np.float64) / (width, height)
             low, high = corners.min(0).clip(0, 1), corners.max(0).clip(0, 1)
             box = (float(low[0]), float(low[1]), float(high[0]), float(high[1]))
-            found.append(Line(text.strip(), tuple(round(value, 5) for value in box)))  # pyright: ignore[reportArgumentType]
+            found.append(Line(line.text.strip(), tuple(round(value, 5) for value in box)))  # pyright: ignore[reportArgumentType]
     return reading_order(found)
 
 
@@ -114,9 +105,9 @@ class OcrCache:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def key(self, image: np.ndarray) -> str:
+    def key(self, image: np.ndarray, long_side: int = LONG_SIDE) -> str:
         """Return the key of an image: its pixels and shape, and the engine with its settings."""
-        return digest(image.tobytes(), str(image.shape), str(image.dtype), engine_name())
+        return digest(image.tobytes(), str(image.shape), str(image.dtype), long_side, engine_name())
 
     def path(self, key: str) -> Path:
         """Return where the lines of `key` are kept."""
@@ -159,14 +150,14 @@ class OcrState:
             self._path = path
         return self._document
 
-    def read(self, image: np.ndarray, store: OcrCache) -> list[Line]:
+    def read(self, image: np.ndarray, store: OcrCache, long_side: int = LONG_SIDE) -> list[Line]:
         """Return the image's lines, from the cache where they are."""
-        key = store.key(image)
+        key = store.key(image, long_side)
         lines = store.get(key)
         if lines is None:
             if self._engine is None:
                 self._engine = make_engine()
-            lines = read_image(self._engine, image)
+            lines = read_image(self._engine, image, long_side)
             store.put(key, lines)
         return lines
 
@@ -186,7 +177,7 @@ def read_task(state: OcrState, task: OcrTask) -> Iterator[list[list[Line]]]:
     for left, top, right, bottom in task.figures:
         x0, y0 = int(left * width), int(top * height)
         x1, y1 = min(width, int(right * width) + 1), min(height, int(bottom * height) + 1)
-        lines = state.read(np.ascontiguousarray(page[y0:y1, x0:x1]), store)
+        lines = state.read(np.ascontiguousarray(page[y0:y1, x0:x1]), store, FIGURE_LONG_SIDE)
         results.append(
             [Line(line.text, _place(line.box, x0 / width, y0 / height, x1 / width, y1 / height)) for line in lines]
         )

@@ -10,6 +10,7 @@ from typing import Protocol
 from common.engine.base import Engine
 from common.engine.local import LOCAL
 from common.faults import FaultLog
+from common.index.build import IndexSettings
 from track1_mdr.datasets.tables import Candidates, Passages, Queries, Scored
 
 
@@ -35,6 +36,8 @@ class Environment:
         Takes a line of the run's report: what a route must tell once it has seen the data.
     engine
         Has the workers for what outgrows this process; see `common.engine`.
+    index
+        What searches vectors where a route uses an index.
     """
 
     cache: Path
@@ -45,6 +48,7 @@ class Environment:
     shard: tuple[int, int] = (0, 1)
     say: Callable[[str], None] = lambda _: None
     engine: Engine = LOCAL
+    index: IndexSettings = IndexSettings()  # noqa: RUF009 - frozen
 
 
 class Route(Protocol):

@@ -3,7 +3,7 @@
 A page's tokens are the frozen encoder's vectors of its chunks, and of its image where an image encoder is set. A
 Q-Former makes one vector of them; it learns to land on the mean of all the page's chunks, or where the text encoder
 puts the page's own pseudo-texts. With a language model it must let that frozen model tell the page's text as well.
-Questions go through the text encoder alone, and pages are searched in FAISS.
+Questions go through the text encoder alone, and pages are searched in an index.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import numpy as np
 from common.encoders.embeddings import Embeddings
 from common.errors import ConfigError
 from common.hashing import digest
-from common.index.base import choose_kind
-from common.index.faiss_index import FaissIndex
+from common.index.base import VectorIndex, choose_kind
+from common.index.build import make_index
 from track1_mdr.chunks import chunk_passages
 from track1_mdr.config import ImageConfig
 from track1_mdr.datasets.tables import Candidates, Passages, Queries, Scored, top_k
@@ -50,7 +50,7 @@ class EaseRoute:
         self._environment = environment
         self._recipe = text_encoder(config, environment)
         self._encoder = self._recipe()
-        self._index: FaissIndex | None = None
+        self._index: VectorIndex | None = None
         self._fitted = False
         self.rows = np.empty(0, np.int64)
         self.model: Ease | None = None
@@ -70,7 +70,16 @@ class EaseRoute:
         table = self.model.transform(items)
         self.rows, vectors = table.ids, table.columns["embedding"]
         kind = choose_kind(len(vectors), vectors.shape[1], _MEMORY)
-        self._index = FaissIndex(vectors.shape[1], kind, self._environment.seed, self._environment.threads)
+        environment = self._environment
+        self._index = make_index(
+            environment.index,
+            vectors.shape[1],
+            kind,
+            work=environment.cache,
+            seed=environment.seed,
+            threads=environment.threads,
+            say=environment.say,
+        )
         self._index.add(vectors, self.rows)
 
     def score(self, queries: Queries, candidates: Candidates) -> list[Scored]:

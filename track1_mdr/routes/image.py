@@ -13,21 +13,17 @@ from common.encoders.image import OpenClipEncoder
 from common.encoders.spread import Coder, Spread, identity_of
 from common.encoders.store import EmbeddingStore
 from common.engine.base import sendable
-from common.index.base import choose_kind
-from common.index.faiss_index import FaissIndex
 from track1_mdr.config import ImageConfig
 from track1_mdr.datasets.image_folder import content_keys
 from track1_mdr.datasets.tables import Candidates, ImageSource, Passages, Queries, Scored, top_k
 from track1_mdr.figures import Box, FigureLimits, find_figures, top_part
 from track1_mdr.routes.base import Environment
+from track1_mdr.routes.vector_search import INDEX_FROM, OwnedVectors
 
 MAX_FIGURES = 10
 """Figures per passage; all of them are embedded."""
 TALL = 2.0
 """A page this many times higher than wide is a web page: its top stands for it, squeezed whole it is a blur."""
-INDEX_FROM = 5_000
-"""Candidate sets with more vectors are searched through an index, smaller ones by one matrix product."""
-MEMORY = 4 << 30
 _SHARD_IMAGES = 128
 _VERSION = 1
 
@@ -54,7 +50,7 @@ class ImageRoute:
         self.encoder = self._recipe()
         self._vectors = np.empty((0, self.encoder.dim), np.float32)
         self._owners = np.empty(0, np.int64)
-        self._index: FaissIndex | None = None
+        self._index: OwnedVectors | None = None
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -109,23 +105,10 @@ class ImageRoute:
         return [top_k(Scored(owners, row), self.config.top) for row in best.astype(np.float32)]
 
     def _search_index(self, queries: np.ndarray, places: np.ndarray) -> list[Scored]:
-        """Search the index over all views; it is asked for enough of them to fill `top` passages."""
+        """Search the index over all views."""
         if self._index is None:
-            # A few thousand queries, asked once, do not repay the minutes that a graph takes to build.
-            fits = self._vectors.nbytes <= MEMORY
-            kind = "flat" if fits else choose_kind(len(self._owners), self.encoder.dim, MEMORY)
-            self._index = FaissIndex(self.encoder.dim, kind, self.environment.seed, self.environment.threads)
-            self._index.add(self._vectors, np.arange(len(self._owners)))
-        views = int(np.bincount(self._owners[places]).max())
-        wanted = min(self.config.top * views, len(places))
-        every = None if len(places) == len(self._owners) else places
-        scores, found = self._index.search(queries, wanted, every)
-        results: list[Scored] = []
-        for values, ids in zip(scores, found, strict=True):
-            values, owners = values[ids >= 0], self._owners[ids[ids >= 0]]
-            _, first = np.unique(owners, return_index=True)  # best first: the first one of an owner is its best
-            results.append(top_k(Scored(owners[first], values[first]), self.config.top))
-        return results
+            self._index = OwnedVectors(self._vectors, self._owners, self.environment)
+        return self._index.best(queries, places, self.config.top)
 
     def _spread(self, make: Callable[[], Coder], send: Callable[[int], int]) -> Spread | None:
         """Return how an engine's workers encode; they read the images where they are."""

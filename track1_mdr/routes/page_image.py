@@ -9,20 +9,24 @@ one query vector that is the cosine of the best page, figure or chunk.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from common.encoders.page_image import PageImageEncoder, Role, Settings, VisualItem, prepare_image
 from common.encoders.revision import model_revision
+from common.encoders.spread import Spread
 from common.encoders.store import EmbeddingStore, MultiEmbeddings
 from common.encoders.vlm import free_memory
+from common.engine.base import sendable
 from common.hashing import digest
 from track1_mdr.chunks import chunk_passages
 from track1_mdr.config import PageImageConfig
 from track1_mdr.datasets.image_folder import content_keys
-from track1_mdr.datasets.tables import Candidates, Passages, Queries, Scored, top_k
+from track1_mdr.datasets.tables import Candidates, ImageSource, Passages, Queries, Scored, top_k
 from track1_mdr.figures import FigureLimits, find_figures
 from track1_mdr.routes.base import Environment
 
@@ -49,7 +53,6 @@ class PageImageRoute:
             passage_instruction=config.passage_instruction,
             text_tokens=config.text_tokens,
         )
-        self._encoder: PageImageEncoder | None = None
         self._rows = np.empty(0, np.int64)
         self._vectors: MultiEmbeddings | None = None
 
@@ -59,18 +62,26 @@ class PageImageRoute:
         self._rows = np.asarray(sorted(keys), dtype=np.int64)
         table = passages.table
         names = [f"{doc} page {page}" if doc else page for doc, page in table.select("doc_name", "passage_id").rows()]
+        coder = self._coder("passage", passages.images)
+        texts, alone = passages.texts, self._config.passage == "text"
+
+        def send(i: int) -> tuple[int | None, str]:
+            row = int(self._rows[i])
+            return None if alone else row, texts[row] or ""
+
         self._vectors = self._store("passage").encode_all(
             [keys[row] for row in self._rows.tolist()],
-            lambda i: self._passage_items(passages, int(self._rows[i])),
-            lambda groups: self._encode(groups, "passage"),
+            lambda i: coder.load(send(i)),
+            coder.encode,
             batch_size=self._config.batch_size,
             faults=self._environment.faults,
             shard=self._environment.shard,
             what="pages",
             name=lambda i: names[int(self._rows[i])],
+            spread=self._spread("passage", passages.images, send),
             multi=True,
         )
-        self._release()
+        coder.release()
 
     def score(self, queries: Queries, candidates: Candidates) -> list[Scored]:
         """Score the candidates that have vectors; a query without text and image says nothing."""
@@ -106,21 +117,24 @@ class PageImageRoute:
         rows = list(parts)
         ids = queries.table["question_id"].to_list()
 
-        def load(i: int) -> list[VisualItem]:
+        coder = self._coder("query", queries.images)
+
+        def send(i: int) -> tuple[int | None, str]:
             text, image = parts[rows[i]]
-            return [VisualItem(self._prepared(queries.images.load(rows[i])) if image else None, text)]
+            return rows[i] if image else None, text
 
         vectors = self._store("query").encode_all(
             [digest("query", *parts[row]) for row in rows],
-            load,
-            lambda groups: self._encode(groups, "query"),
+            lambda i: coder.load(send(i)),
+            coder.encode,
             batch_size=self._config.batch_size,
             faults=self._environment.faults,
             what="questions",
             name=lambda i: f"question {ids[rows[i]]}",
+            spread=self._spread("query", queries.images, send),
             multi=True,
         )
-        self._release()
+        coder.release()
         return rows, vectors
 
     def _query_parts(self, queries: Queries) -> dict[int, tuple[str, str]]:
@@ -150,40 +164,6 @@ class PageImageRoute:
         images = content_keys(passages.images, names, faults, "page image", threads)
         return {row: digest("passage", image, texts[row]) for row, image in enumerate(images) if image is not None}
 
-    def _passage_items(self, passages: Passages, row: int) -> list[VisualItem]:
-        config = self._config
-        text = passages.table["text"][row] or ""
-        if config.passage == "text":
-            chunks = [text]
-            if config.words:
-                chunks = chunk_passages([text], config.words, config.stride or config.words).texts
-            return [VisualItem(text=_joined(config.passage_prompt, c)) for c in chunks[: config.max_chunks or None]]
-        page = passages.images.load(row)
-        beside = _joined(config.passage_prompt, text if config.join_text else "")
-        items = [VisualItem(self._prepared(page), beside)]
-        if config.crops:
-            pixels = np.asarray(page)
-            for box in find_figures(pixels, FigureLimits(max_figures=config.crops)):
-                items.append(
-                    VisualItem(
-                        self._prepared(page.crop((box.left, box.top, box.right, box.bottom))), config.passage_prompt
-                    )
-                )
-        return items
-
-    def _prepared(self, image: Image.Image) -> Image.Image:
-        return prepare_image(image, self._config.max_pixels)
-
-    def _encode(self, groups: list[list[VisualItem]], role: Role) -> list[np.ndarray]:
-        """Encode items of several passages; the vectors of one passage are stacked."""
-        items = [item for group in groups for item in group]
-        size = self._config.batch_size
-        vectors: list[np.ndarray] = []
-        for start in range(0, len(items), size):
-            vectors += self._model().encode(items[start : start + size], role)
-        ends = np.cumsum([len(group) for group in groups]).tolist()
-        return [np.concatenate(vectors[end - len(group) : end]) for group, end in zip(groups, ends, strict=True)]
-
     def _store(self, role: Role) -> EmbeddingStore:
         config = self._config
         pieces = config.model_dump(include={"passage", "passage_prompt", "words", "stride", "max_chunks", "crops"})
@@ -198,17 +178,81 @@ class PageImageRoute:
             shard_items=_SHARD_PAGES,
         )
 
-    def _model(self) -> PageImageEncoder:
-        """Load the model when something has to be encoded: with a full cache it never is."""
-        if self._encoder is None:
-            self._encoder = PageImageEncoder(self._config.model, self._settings, device=self._environment.device)
-        return self._encoder
+    def _spread(self, role: Role, images: ImageSource, send: Callable[[int], Any]) -> Spread | None:
+        """Return how an engine's workers encode; they read the images where they are."""
+        environment = self._environment
+        make = partial(_coder, self._config, self._settings, environment.device, role, images)
+        if not environment.engine.spreads or not sendable(make):
+            return None
+        return Spread(environment.engine, make, self._identity(), send, device=environment.device)
 
-    def _release(self) -> None:
+    def _coder(self, role: Role, images: ImageSource) -> _Coder:
+        return _Coder(self._config, self._settings, self._environment.device, role, images, self._identity())
+
+    def _identity(self) -> str:
+        return f"{self._config.model} {self._revision} {self._settings.identity()}"
+
+
+class _Coder:
+    """Passages or questions to vectors. The model is loaded when something has to be encoded."""
+
+    def __init__(
+        self, config: PageImageConfig, settings: Settings, device: str, role: Role, images: ImageSource, identity: str
+    ) -> None:
+        self._config, self._settings, self._device = config, settings, device
+        self._role: Role = role
+        self._images = images
+        self._encoder: PageImageEncoder | None = None
+        self.identity = identity
+
+    def load(self, sent: tuple[int | None, str]) -> list[VisualItem]:
+        """Return the items of (row of the image, text); None = without an image."""
+        row, text = sent
+        if self._role == "passage":
+            return self._passage(row, text)
+        return [VisualItem(None if row is None else self._prepared(self._images.load(row)), text)]
+
+    def _passage(self, row: int | None, text: str) -> list[VisualItem]:
+        config = self._config
+        if row is None:
+            chunks = [text]
+            if config.words:
+                chunks = chunk_passages([text], config.words, config.stride or config.words).texts
+            return [VisualItem(text=_joined(config.passage_prompt, c)) for c in chunks[: config.max_chunks or None]]
+        page = self._images.load(row)
+        items = [VisualItem(self._prepared(page), _joined(config.passage_prompt, text if config.join_text else ""))]
+        if config.crops:
+            pixels = np.asarray(page)
+            for box in find_figures(pixels, FigureLimits(max_figures=config.crops)):
+                cut = page.crop((box.left, box.top, box.right, box.bottom))
+                items.append(VisualItem(self._prepared(cut), config.passage_prompt))
+        return items
+
+    def _prepared(self, image: Image.Image) -> Image.Image:
+        return prepare_image(image, self._config.max_pixels)
+
+    def encode(self, items: list[list[VisualItem]]) -> list[np.ndarray]:
+        """Encode items of several passages; the vectors of one passage are stacked."""
+        if self._encoder is None:
+            self._encoder = PageImageEncoder(self._config.model, self._settings, device=self._device)
+        flat = [item for group in items for item in group]
+        size = self._config.batch_size
+        vectors: list[np.ndarray] = []
+        for start in range(0, len(flat), size):
+            vectors += self._encoder.encode(flat[start : start + size], self._role)
+        ends = np.cumsum([len(group) for group in items]).tolist()
+        return [np.concatenate(vectors[end - len(group) : end]) for group, end in zip(items, ends, strict=True)]
+
+    def release(self) -> None:
         """Drop the model: recipes name several of 17 GB, and one at a time must fit."""
         if self._encoder is not None:
             self._encoder = None
             free_memory()
+
+
+def _coder(config: PageImageConfig, settings: Settings, device: str, role: Role, images: ImageSource) -> _Coder:
+    identity = f"{config.model} {model_revision(config.model)} {settings.identity()}"
+    return _Coder(config, settings, device, role, images, identity)
 
 
 def max_sim(queries: Sequence[np.ndarray], flat: np.ndarray, offsets: np.ndarray, *, device: str = "cpu") -> np.ndarray:

@@ -15,6 +15,7 @@ from common.encoders.text import Precision, build_text_encoder
 from track1_mdr.chunks import Chunks
 from track1_mdr.datasets.tables import Candidates, Passages, Queries, Scored, top_k
 from track1_mdr.routes.base import Environment
+from track1_mdr.routes.vector_search import INDEX_FROM
 
 _SHARD_CHUNKS = 512
 _BLOCK_SCORES = 20_000_000  # query x passage scores held at once: 80 MB
@@ -107,6 +108,7 @@ def score_groups(
     owners: np.ndarray,
     score: Callable[[np.ndarray, list[int], np.ndarray], np.ndarray],
     top: int,
+    search: Callable[[list[int], np.ndarray], list[Scored]] | None = None,
 ) -> list[Scored]:
     """Score the queries that have text, all those with the same candidates together.
 
@@ -118,12 +120,20 @@ def score_groups(
         (chunks int64 [c], query rows, passage rows) to float [c, q] chunk scores; NaN where there is none.
     top
         Passages kept per query.
+    search
+        (query rows, passage rows) to each query's best passages, through an index: used instead of `score` where the
+        candidates have more than `INDEX_FROM` chunks.
     """
     results: list[Scored] = [Scored.empty()] * len(queries)
     asked = [bool(text.strip()) for text in queries.texts]
     for rows, members in candidates.groups():
         chunks = np.flatnonzero(np.isin(owners, rows))
         if not len(chunks):
+            continue
+        if search is not None and len(chunks) > INDEX_FROM:
+            heard = [member for member in members if asked[member]]
+            for query, scored in zip(heard, search(heard, rows), strict=True):
+                results[query] = scored
             continue
         for block in _blocks([m for m in members if asked[m]], max(1, _BLOCK_SCORES // len(chunks))):
             found, best = best_by_owner(score(chunks, block, rows), owners[chunks])

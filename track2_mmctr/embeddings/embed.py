@@ -10,6 +10,8 @@ from time import perf_counter
 
 import numpy as np
 
+from common.engine.base import Engine
+from common.engine.local import LOCAL
 from common.faults import FaultLog
 from track2_mmctr.embeddings.catalogue import read_catalogue
 from track2_mmctr.embeddings.config import EmbedConfig
@@ -52,6 +54,7 @@ def embed_items(
     threads: int,
     faults: FaultLog,
     say: Callable[[str], object],
+    engine: Engine = LOCAL,
 ) -> EmbedResult:
     """Embed the items of a `microlens` folder and write `out` in the layout of item_info.parquet.
 
@@ -65,6 +68,8 @@ def embed_items(
         Takes covers that cannot be decoded and items that have nothing to encode.
     say
         Is given lines for the user.
+    engine
+        Has the workers that encode.
 
     Raises
     ------
@@ -77,7 +82,9 @@ def embed_items(
     with _torch_threads(threads):
         started = perf_counter()
         catalogue = read_catalogue(folder)
-        modalities, same_space = load_modalities(catalogue, config, Tools(cache, device, threads, faults), notes)
+        modalities, same_space = load_modalities(
+            catalogue, config, Tools(cache, device, threads, faults, engine), notes
+        )
         _note_empty(modalities, faults)
         faults.check(config.allow_faults, f"mend the items, or allow them with --set allow_faults={len(faults)}")
         encoded = perf_counter()

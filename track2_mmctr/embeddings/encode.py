@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from common.encoders.base import text_key
+from common.encoders.spread import Spread, TextCoder, identity_of, spread_texts
 from common.encoders.store import EmbeddingStore
+from common.engine.base import Engine
+from common.engine.local import LOCAL
 from common.errors import DataError
 from common.faults import FaultLog
 from common.hashing import digest
@@ -19,17 +23,19 @@ from track2_mmctr.embeddings.catalogue import IMAGES, Catalogue, cover_path, rea
 from track2_mmctr.embeddings.config import EmbedConfig
 from track2_mmctr.embeddings.fusion import Modality
 
+Kind = Literal["text", "cover"]
 _RAW_COLUMNS = {"text": "txt_emb_BERT", "image": "img_emb_CLIPRN50"}
 
 
 @dataclass(frozen=True)
 class Tools:
-    """Where and with what to encode."""
+    """Where and with what to encode; `engine` has the workers for what outgrows this process."""
 
     cache: Path
     device: str
     threads: int
     faults: FaultLog
+    engine: Engine = LOCAL
 
 
 def load_modalities(
@@ -41,7 +47,7 @@ def load_modalities(
         return [Modality(n, *read_raw(catalogue, column, notes), column) for n, column in columns.items()], False
     images = None
     if "image" in config.modalities or config.text.library == "open_clip":
-        images = build_image_encoder(config, tools)
+        images = build_image_encoder(config, tools.device)
         notes += images.notes
     found: list[Modality] = []
     for name in config.modalities:
@@ -50,15 +56,13 @@ def load_modalities(
     return found, config.text.library == "open_clip"
 
 
-def build_image_encoder(config: EmbedConfig, tools: Tools) -> Any:
+def build_image_encoder(config: EmbedConfig, device: str) -> Any:
     """Return the OpenClipEncoder or TimmImageEncoder of the configuration."""
     chosen = config.image
     if chosen.library == "timm":
         from common.encoders.timm_image import TimmImageEncoder
 
-        return TimmImageEncoder(
-            chosen.model, chosen.pretrained, tools.device, batch_size=config.batch_size, seed=config.seed
-        )
+        return TimmImageEncoder(chosen.model, chosen.pretrained, device, batch_size=config.batch_size, seed=config.seed)
     from common.encoders.image import OpenClipEncoder
     from common.errors import ConfigError
 
@@ -71,7 +75,7 @@ def build_image_encoder(config: EmbedConfig, tools: Tools) -> Any:
             got="auto",
         )
     weights = None if chosen.pretrained in ("auto", "none") else chosen.pretrained
-    return OpenClipEncoder(chosen.model, weights, tools.device, batch_size=config.batch_size, seed=config.seed)
+    return OpenClipEncoder(chosen.model, weights, device, batch_size=config.batch_size, seed=config.seed)
 
 
 def _texts(
@@ -83,33 +87,36 @@ def _texts(
         without = sorted(set(range(len(texts))) - set(rows))
         notes.append(f"{len(without)} items have no text and get the mean of the others: {_ids(without)}")
     if config.text.library == "open_clip":
-        name, revision, settings = images.name, images.revision, images.preprocessing
-        encode = images.encode_texts
+        encoder, coder, spread = images, ItemCoder(images, "text"), None
+        if tools.engine.spreads:
+            make = partial(_item_coder, config, tools.device, "text")
+            spread = Spread(tools.engine, make, coder.identity, lambda i: texts[rows[i]], device=tools.device)
     else:
         from common.encoders.text import build_text_encoder
 
         chosen = config.text
-        encoder = build_text_encoder(
+        recipe = partial(
+            build_text_encoder,
             chosen.model,
             passage_prompt=chosen.prompt,
             max_tokens=chosen.max_tokens,
             device=tools.device,
             threads=tools.threads,
         )
-        name, revision, settings = encoder.name, encoder.revision, encoder.preprocessing
-
-        def encode(batch: list[str]) -> np.ndarray:
-            return encoder.encode(batch, role="passage", batch_size=64)
-
-    store = EmbeddingStore(tools.cache, name, revision, "passage", settings)
+        encoder = recipe()
+        coder = TextCoder(encoder, "passage", 64)
+        spread = spread_texts(tools.engine, recipe, coder, [texts[row] for row in rows], device=tools.device)
+    name, revision = encoder.name, encoder.revision
+    store = EmbeddingStore(tools.cache, name, revision, "passage", encoder.preprocessing)
     made = store.encode_all(
         [text_key(texts[row]) for row in rows],
         lambda i: texts[rows[i]],
-        encode,
+        coder.encode,
         batch_size=64,
         faults=tools.faults,
         what="texts",
         name=lambda i: f"text of item {rows[i] + 1}",
+        spread=spread,
     )
     return *_spread(made.vectors, made.present, rows, len(texts)), f"{name}@{revision}"
 
@@ -136,25 +143,49 @@ def _covers(
         notes.append(f"{len(missing)} items have no cover and get the mean of the others: {_ids(missing)}")
     rows = list(keys)
 
-    def load(i: int) -> np.ndarray:
-        path = found[rows[i]]
-        return images.prepare(open_image(path, f"cover {path.name}"))
-
+    coder, spread = ItemCoder(images, "cover"), None
+    if tools.engine.spreads:
+        make = partial(_item_coder, config, tools.device, "cover")
+        spread = Spread(tools.engine, make, coder.identity, lambda i: found[rows[i]], device=tools.device)
     before = len(tools.faults)
     store = EmbeddingStore(tools.cache, images.name, images.revision, "passage", images.preprocessing)
     made = store.encode_all(
         list(keys.values()),
-        load,
-        images.encode_prepared,
+        lambda i: coder.load(found[rows[i]]),
+        coder.encode,
         batch_size=config.batch_size,
         faults=tools.faults,
         what="covers",
         name=lambda i: f"cover of item {rows[i] + 1}",
+        spread=spread,
     )
     if len(tools.faults) > before:
         broken = [rows[i] for i in np.flatnonzero(~made.present)]
         notes.append(f"{len(broken)} covers cannot be decoded; their items get the mean of the others: {_ids(broken)}")
     return *_spread(made.vectors, made.present, rows, catalogue.count), f"{images.name}@{images.revision}"
+
+
+class ItemCoder:
+    """Covers by their files, or texts, and their vectors of one image encoder."""
+
+    def __init__(self, images: Any, kind: Kind) -> None:
+        self._images = images
+        self._kind: Kind = kind
+        self.identity = identity_of(images)
+
+    def load(self, sent: Any) -> Any:
+        """Return the text as it is, or the cover at a path, prepared."""
+        if self._kind == "text":
+            return sent
+        return self._images.prepare(open_image(sent, f"cover {sent.name}"))
+
+    def encode(self, items: list[Any]) -> np.ndarray:
+        """Return the items' vectors."""
+        return self._images.encode_texts(items) if self._kind == "text" else self._images.encode_prepared(items)
+
+
+def _item_coder(config: EmbedConfig, device: str, kind: Kind) -> ItemCoder:
+    return ItemCoder(build_image_encoder(config, device), kind)
 
 
 def _spread(vectors: np.ndarray, present: np.ndarray, rows: list[int], count: int) -> tuple[np.ndarray, np.ndarray]:

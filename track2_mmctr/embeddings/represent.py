@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 
 from common.config import make_config
+from common.engine.base import Engine
+from common.engine.local import LOCAL
 from common.errors import ConfigError
 from common.faults import FaultLog
 from common.hashing import digest
@@ -78,6 +80,7 @@ def represent_items(
     faults: FaultLog,
     say: Say,
     api_key: str | None = None,
+    engine: Engine = LOCAL,
 ) -> Represented:
     """Fit a method on a `microlens` folder and write what it makes of the items, and of the users.
 
@@ -93,6 +96,8 @@ def represent_items(
         Takes what cannot be read.
     api_key
         Of an endpoint that KAR asks.
+    engine
+        Has the workers that encode the items.
 
     Raises
     ------
@@ -101,7 +106,7 @@ def represent_items(
     """
     chosen, notes = REPRESENTATIONS[name], []
     clock = [perf_counter()]
-    found = gather(folder, chosen, config, Tools(cache, device, threads, faults), notes)
+    found = gather(folder, chosen, config, Tools(cache, device, threads, faults, engine), notes)
     method, state = make_method(name, config, found, cache, device, threads, notes)
     for line in dict.fromkeys(notes):
         say(line)

@@ -7,14 +7,16 @@ reads ReLU and dropout off the kept activations (a unit that is not positive pas
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from track2_mmctr.batches import Batch
-from track2_mmctr.rankers.packed import row_sums, token_sums
+from track2_mmctr.rankers.dropout import Dropper
+from track2_mmctr.rankers.packed import token_sums
 
 CHUNK = 4096
 """Tokens at a time: 4096 x 512 float32 are 8 MB."""
@@ -42,30 +44,23 @@ def attention_weights(
         return _Unit.apply(*inputs[:4], batch, p, *inputs[4:]).to(vectors.dtype)
 
 
-def _chunks(tokens: int) -> Iterator[slice]:
-    return (slice(start, min(start + CHUNK, tokens)) for start in range(0, tokens, CHUNK))
+class _Chunk(NamedTuple):
+    """Whole rows of a batch with no more than CHUNK tokens, unless one row alone has more."""
+
+    rows: slice
+    tokens: slice
 
 
-class _Dropout:
-    """Dropout in place; its bits come from a generator that one draw of torch's seeds, so that resuming works."""
-
-    def __init__(self, p: float) -> None:
-        self.scale = 1 / (1 - p)
-        self._limit = round(p * 65536)
-        if p:
-            seed = int(torch.randint(2**62, ()))
-            self._bits = np.random.Generator(np.random.SFC64(seed))
-
-    def __call__(self, values: Tensor) -> Tensor:
-        """Set a share `p` of positive values to zero and scale the rest."""
-        if not self._limit:
-            return values
-        if values.device.type == "cpu":
-            bits = self._bits.integers(0, 65536, size=tuple(values.shape), dtype=np.uint16)
-            drop = torch.from_numpy(bits < self._limit)
-        else:
-            drop = torch.rand(values.shape, device=values.device) < self._limit / 65536
-        return values.masked_fill_(drop, 0).mul_(self.scale)
+def _chunks(batch: Batch) -> Iterator[_Chunk]:
+    lengths = np.repeat([block.length for block in batch.blocks], [block.rows for block in batch.blocks])
+    ends = np.cumsum(lengths)
+    row = token = 0
+    while row < len(ends):
+        last = max(row + 1, int(np.searchsorted(ends, token + CHUNK, side="right")))
+        stop = int(ends[last - 1])
+        if stop > token:
+            yield _Chunk(slice(row, last), slice(token, stop))
+        row, token = last, stop
 
 
 class _Unit(torch.autograd.Function):
@@ -80,63 +75,74 @@ class _Unit(torch.autograd.Function):
         p: float,
         *layers: Tensor,
     ) -> Tensor:
-        tokens = len(batch.history)
-        keep = any(ctx.needs_input_grad)
-        dropout = _Dropout(p)
-        widths = [layers[0].shape[0], *(bias.shape[0] for bias in layers[2:-1:2])]
-        kept = [by_row.new_empty(tokens if keep else 0, width) for width in widths]
-        weights = by_row.new_empty(tokens)
-        for part in _chunks(tokens):
+        keep, drop = any(ctx.needs_input_grad), Dropper(p)
+        first, *scaled = (layers[0], *(weight * drop.scale for weight in layers[1::2]))  # scaled where it is read
+        chunks = [part for _, part in _chunks(batch)]
+        size = len(batch.history) if keep else max((part.stop - part.start for part in chunks), default=0)
+        kept = [by_row.new_empty(size, width) for width in (len(first), *map(len, layers[2:-1:2]))]
+        weights = by_row.new_empty(len(batch.history))
+        for part in chunks:
             rows, items = batch.row_of[part], batch.history[part]
+            space = part if keep else slice(0, len(rows))
             product = vectors.index_select(0, items).mul_(target.index_select(0, rows))
-            hidden = by_row.index_select(0, rows).add_(by_item.index_select(0, items))
-            hidden = dropout(hidden.addmm_(product, layers[0].t()).relu_())
-            for depth, (weight, bias) in enumerate(zip(layers[1:-2:2], layers[2:-1:2], strict=True)):
-                if keep:
-                    kept[depth][part] = hidden
-                hidden = dropout(torch.addmm(bias, hidden, weight.t()).relu_())
-            if keep:
-                kept[-1][part] = hidden
-            weights[part] = torch.addmv(layers[-1], hidden, layers[-2].squeeze(0))
-        ctx.batch, ctx.scale = batch, dropout.scale
-        ctx.save_for_backward(target, vectors, *layers, *kept)
+            hidden = torch.index_select(by_row, 0, rows, out=kept[0][space]).add_(by_item.index_select(0, items))
+            drop(hidden.addmm_(product, first.t()).relu_())
+            for weight, bias, above in zip(scaled[:-1], layers[2:-1:2], kept[1:], strict=True):
+                hidden = torch.addmm(bias, hidden, weight.t(), out=above[space]).relu_()
+                drop(hidden)
+            torch.addmv(layers[-1], hidden, scaled[-1].squeeze(0), out=weights[part])
+        ctx.batch, ctx.scale = batch, drop.scale
+        ctx.save_for_backward(target, vectors, first, *scaled, *kept)
         return weights
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
         batch: Batch = ctx.batch
-        depth = (len(ctx.saved_tensors) - 1) // 3  # target, vectors, W, (weight, bias) and activations of each layer
-        target, vectors, *rest = ctx.saved_tensors
-        layers, kept = rest[: 1 + 2 * depth], rest[1 + 2 * depth :]
+        target, vectors, first, *rest = ctx.saved_tensors
+        depth = len(rest) // 2  # a weight and an activation for each layer but the first
+        scaled, kept = rest[:depth], rest[depth:]
         grad = grads[0].contiguous()
-        of_layers = [torch.zeros_like(layer, dtype=torch.promote_types(layer.dtype, torch.float32)) for layer in layers]
-        of_first = torch.empty_like(kept[0])
-        of_product = kept[0].new_empty(len(grad), layers[0].shape[1])
-        for part in _chunks(len(grad)):
+        of_first, of_product = torch.empty_like(kept[0]), first.new_empty(len(grad), first.shape[1])
+        of_row, of_target = first.new_zeros(len(batch), len(first)), torch.zeros_like(target)
+        of_weights = [_zeros(weight, *weight.shape) for weight in (first, *scaled)]
+        of_biases = [_zeros(weight, len(weight)) for weight in scaled]
+        for rows, part in _chunks(batch):
             up = grad[part].unsqueeze(1)
             for level in reversed(range(depth)):
-                weight, below = layers[1 + 2 * level], kept[level][part]
-                of_layers[1 + 2 * level].add_(up.t() @ below)
-                of_layers[2 + 2 * level].add_(up.sum(0))
-                up = _through_relu(up @ weight, below, ctx.scale)
-            of_first[part] = up
-            product = vectors.index_select(0, batch.history[part]).mul_(target.index_select(0, batch.row_of[part]))
-            of_layers[0].add_(up.t() @ product)
-            torch.mm(up, layers[0], out=of_product[part])
-        of_target, of_vectors = _product_grads(of_product, target, vectors, batch)
-        return of_target, of_vectors, row_sums(of_first, batch), token_sums(of_first, batch), None, None, *of_layers
+                below = kept[level][part]
+                _add_product(of_weights[1 + level], up.t(), below)
+                of_biases[level].add_(up.sum(0))
+                down = torch.mm(up, scaled[level], out=None if level else of_first[part])
+                up = torch.ops.aten.threshold_backward.grad_input(down, below, 0, grad_input=down)
+            history = vectors.index_select(0, batch.history[part])
+            targets = target.index_select(0, batch.row_of[part])
+            _add_product(of_weights[0], up.t(), history * targets)
+            product = torch.mm(up, first, out=of_product[part])
+            of_row[rows] = _row_sums(up, rows, part, batch)
+            of_target[rows] = _row_sums(history.mul_(product), rows, part, batch)
+            product.mul_(targets)
+        of_weights[1:] = [weight.mul_(ctx.scale) for weight in of_weights[1:]]
+        of_layers = [of_weights[0]]
+        for weight, bias in zip(of_weights[1:], of_biases, strict=True):
+            of_layers += [weight, bias]
+        of_vectors, of_items = token_sums(of_product, batch), token_sums(of_first, batch)
+        return of_target, of_vectors, of_row, of_items, None, None, *of_layers
 
 
-def _through_relu(grad: Tensor, value: Tensor, scale: float) -> Tensor:
-    """Return the gradient below ReLU and dropout, of which `value` is the outcome."""
-    grad = torch.ops.aten.threshold_backward(grad, value, 0)
-    return grad.mul_(scale) if scale != 1 else grad
+def _zeros(like: Tensor, *shape: int) -> Tensor:
+    """Return zeros to sum in, in float32 at least."""
+    return like.new_zeros(shape, dtype=torch.promote_types(like.dtype, torch.float32))
 
 
-def _product_grads(grad: Tensor, target: Tensor, vectors: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Return the gradients of targets [B, D] and item vectors [U, D] from that of t ⊙ h, [T, D] (overwritten)."""
-    by_target = torch.empty_like(grad)
-    for part in _chunks(len(grad)):
-        torch.mul(grad[part], vectors.index_select(0, batch.history[part]), out=by_target[part])
-        grad[part].mul_(target.index_select(0, batch.row_of[part]))
-    return row_sums(by_target, batch), token_sums(grad, batch)
+def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
+    """Add a @ b to `total`, whose type may be wider."""
+    if total.dtype == a.dtype:
+        total.addmm_(a, b)
+    else:
+        total.add_(a @ b)
+
+
+def _row_sums(values: Tensor, rows: slice, part: slice, batch: Batch) -> Tensor:
+    """Return the sums of the tokens `part`, which are those of `rows`."""
+    places = torch.arange(len(values), device=values.device)
+    return functional.embedding_bag(places, values, batch.offsets[rows] - part.start, mode="sum")

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from track2_mmctr.batches import Batch, Block
+from track2_mmctr.rankers.dropout import Dropout
 from track2_mmctr.rankers.packed import look_up, pool, spread
 
 
@@ -39,7 +40,7 @@ class Mlp(nn.Sequential):
                 layers.append(nn.BatchNorm1d(width))
             layers.append(nn.ReLU())
             if dropout:
-                layers.append(nn.Dropout(dropout))
+                layers.append(Dropout(dropout))
             inputs = width
         if out is not None:
             layers.append(nn.Linear(inputs, out))
@@ -78,7 +79,7 @@ class TargetAttention(nn.Module):
         self.key = nn.Linear(inputs, attention_dim, bias=False)
         self.value = nn.Linear(inputs, attention_dim, bias=False)
         self.output = nn.Linear(attention_dim, inputs, bias=False)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, target: Tensor, vectors: Tensor, batch: Batch) -> Tensor:
         """Return [B, inputs] of targets [B, inputs] and item vectors [U, inputs]."""

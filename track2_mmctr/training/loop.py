@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from common.errors import UserError
+from common.memory import kept_memory
 from common.metrics.ctr import auc, log_loss
 from common.products import fast_products
 from common.progress import bar
@@ -170,7 +171,7 @@ class _Trainer:
             self.say("one row of each epoch is left out: it would be alone in the last batch, and batch norm needs two")
         self.saved, self.pause = time.monotonic(), self.interval
         products = fast_products(self.device, enabled=not self.config.compile)  # compiled code has products of its own
-        with self.interrupt, repeatable(self.device), products:
+        with self.interrupt, repeatable(self.device), products, kept_memory(self.device):
             while progress.stopped is None:
                 self._epoch(on_evaluation)
         if self.interrupt.pressed:

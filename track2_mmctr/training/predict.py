@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from common.errors import DataError
+from common.memory import kept_memory
 from common.products import fast_products
 from common.progress import bar
 from track2_mmctr.batches import batches
@@ -81,8 +82,9 @@ def predict_rows(
     place[rows] = np.arange(len(rows))
     logits = np.empty(len(rows), dtype=np.float64)
     model.eval()
+    shown = bar(f"predict {split.name}", total=len(rows), unit="row")
     try:
-        with bar(f"predict {split.name}", total=len(rows), unit="row") as shown, fast_products(device):
+        with shown, fast_products(device), kept_memory(device):
             for batch in batches(split, batch_size, max_len, order=rows):
                 with torch.autocast(device.type, dtype=torch.bfloat16, enabled=amp):
                     out = model(batch.to(device))

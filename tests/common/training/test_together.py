@@ -170,3 +170,33 @@ def test_batches_that_cannot_be_shared_are_refused() -> None:
 
     with pytest.raises(ConfigError, match="runs in one process"):
         backward(None, [], Whole(), np.arange(4), torch.device("cpu"), World(0, 2))
+
+
+@pytest.mark.slow
+def test_torchrun_trains_a_generator_with_all_that_it_needs_first(root: Path, tmp_path: Path) -> None:
+    """EAGER, whose vectors are those of a SASRec: one process writes, and one goes on."""
+    import json
+
+    from common.planted import ClusterChain
+
+    data, out = tmp_path / "data", tmp_path / "out"
+    data.mkdir()
+    lists = ClusterChain(np.arange(24) // 4, stay=0.9, seed=0).sequences(60, 7, 0)
+    (data / "Toy.inter.json").write_text(json.dumps({f"u{n}": (100 + one).tolist() for n, one in enumerate(lists)}))
+    sets = ["eager.dim=16", "eager.heads=2", "eager.feedforward=16", "eager.decoder_layers=1", "sasrec.dim=16"]
+    sets += ["train.epochs=2", "behaviour.train.epochs=2", "train.valid_users=20", "evaluate.beam=10", "device=cpu"]
+    rest = ["--model", "eager", "--data", str(data), "--out", str(out), *(p for one in sets for p in ("--set", one))]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    said = []
+    for verb in ("train", "evaluate"):
+        command = [*torchrun, "-m", "common.generative", verb, *rest]
+        done = subprocess.run(command, cwd=root, capture_output=True, text=True, env=environment, check=False)
+        said.append(done.stdout)
+        assert (done.returncode == 0) == (verb == "train"), done.stderr
+    assert "this command runs in one process" in done.stderr
+    assert said[0].count("trained 2 epochs") == 2 and said[0].count("next: ") == 1, "SASRec, then EAGER, said once"
+    assert len(list((out / "runs").glob("*-generative-*"))) == 1
+    command = [sys.executable, "-m", "common.generative", "evaluate", *rest]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0 and "epoch 1" not in done.stdout and "Recall@10" in done.stdout, done.stderr

@@ -1,4 +1,4 @@
-"""Tiny generators, and the processes of the tests that train them together: `python -m tests.common.training.together`."""
+"""Tiny generators, and the processes that train them together: `python -m tests.common.training.together FOLDER`."""
 
 from __future__ import annotations
 

@@ -11,20 +11,9 @@ import pytest
 from common.errors import DataError
 from common.index.base import choose_kind, pq_parts
 from common.index.faiss_index import FaissIndex
+from tests.common.index.vectors import brute, clustered, recall
 
 KINDS = ("flat", "hnsw", "ivfpq")
-
-
-def clustered(n: int, dim: int, clusters: int, seed: int) -> np.ndarray:
-    rng = np.random.default_rng(seed)
-    centres = rng.normal(size=(clusters, dim))
-    vectors = centres[rng.integers(clusters, size=n)] + 0.35 * rng.normal(size=(n, dim))
-    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
-
-
-def brute(vectors: np.ndarray, ids: np.ndarray, queries: np.ndarray, k: int) -> np.ndarray:
-    scores = queries @ vectors.T
-    return np.stack([ids[np.lexsort((ids, -row))[:k]] for row in scores])
 
 
 @pytest.fixture(scope="module")
@@ -36,13 +25,9 @@ def planted() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def build(kind: str, vectors: np.ndarray, ids: np.ndarray) -> FaissIndex:
-    index = FaissIndex(vectors.shape[1], kind)  # type: ignore[arg-type]
+    index = FaissIndex(vectors.shape[1], kind, threads=1)  # type: ignore[arg-type]
     index.add(vectors, ids)
     return index
-
-
-def recall(found: np.ndarray, expected: np.ndarray) -> float:
-    return float(np.mean([len(set(a) & set(b)) / len(b) for a, b in zip(found, expected, strict=True)]))
 
 
 @pytest.mark.parametrize(("kind", "least"), [("flat", 1.0), ("hnsw", 0.95), ("ivfpq", 0.5)])
@@ -134,6 +119,16 @@ def test_manifest_naming_a_file_elsewhere_is_refused(planted, tmp_path):
     path.write_text(json.dumps(manifest))
     with pytest.raises(DataError):
         FaissIndex.load(tmp_path / "index")
+
+
+def test_few_candidates_get_the_scores_of_the_whole_index_to_the_bit(planted, monkeypatch):
+    vectors, ids, queries = planted
+    index = build("flat", np.concatenate([vectors, vectors[:50]]), np.concatenate([ids, 20_000 + np.arange(50)]))
+    allowed = np.concatenate([ids[:60], 20_000 + np.arange(50), ids[100:130]])
+    few = index.search(queries, 20, allowed)
+    monkeypatch.setattr("common.index.faiss_index.FEW_CANDIDATES", 0)
+    for one, other in zip(few, index.search(queries, 20, allowed), strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_ties_are_ordered_by_id_also_across_the_kth_place():
