@@ -7,7 +7,7 @@ Weights are random and IDs are drawn, not learnt: speed does not depend on what 
 IDs and on its size, which are those of the configurations (TIGER and EAGER of `benchmarks.generators beauty`, language
 models from scratch). A query is a history of 20 items; 32 are asked together. IDs: TIGER 4 levels of 256 codes; EAGER
 two trees of two levels of N^(1/2) branches; EAGER-LLM two levels of N^(1/3) branches a source, and a rank; STORE 4
-slots of 256 codes.
+slots of 256 codes. Beside the rate stands the latency of one query asked alone.
 """
 
 from __future__ import annotations
@@ -131,6 +131,39 @@ def seconds_a_batch(
     return statistics.median(tries)
 
 
+@dataclass(frozen=True)
+class Decoded:
+    """What answering took: seconds of a batch of `queries`, and of one query alone."""
+
+    queries: int
+    batch: float
+    alone: float
+    model: GenerativeRetriever
+
+
+def measure(
+    name: str,
+    items: int,
+    beam: int,
+    *,
+    queries: int = 32,
+    history: int = 20,
+    least: float = 1.0,
+    size: Size | None = None,
+    device: str = "cpu",
+    clock: Callable[[], float] = time.process_time,
+) -> Decoded:
+    """Return how long a generator of `MODELS` takes over a catalogue of `items`, on the threads that torch has."""
+    torch.manual_seed(0)
+    model = MODELS[name](items, size or Size()).to(device).eval()
+    rows = np.random.default_rng(0).integers(0, items, (queries, history))
+    taken = [
+        seconds_a_batch(model, TigerBatch.of(list(rows[:count]), np.arange(count)).to(device), beam, least, clock)
+        for count in (queries, 1)
+    ]
+    return Decoded(queries, taken[0], taken[1], model)
+
+
 def listed(text: str, known: dict[str, object], option: str) -> list[str]:
     """Return the names of a list with commas."""
     names = [one.strip() for one in text.split(",")]
@@ -164,22 +197,29 @@ def main(
         f"{'seconds of CPU' if alone else 'seconds of wall time'}; "
         f"random weights and drawn IDs (speed only); {queries} queries of {history} items together"
     )
-    typer.echo("\n| model | levels | parameters | items | " + " | ".join(f"queries/s, beam {b}" for b in BEAMS) + " |")
-    typer.echo("|---" * (4 + len(BEAMS)) + "|")
+    typer.echo(
+        "\n| model | levels | parameters | items | "
+        + " | ".join(f"queries/s, beam {b} | one query alone, ms" for b in BEAMS)
+        + " |"
+    )
+    typer.echo("|---" * (4 + 2 * len(BEAMS)) + "|")
     for name in names:
         found: dict[int, list[float]] = {}
         for n in counts:
-            torch.manual_seed(0)
-            model = MODELS[name](n, size).to(device).eval()
-            rows = np.random.default_rng(0).integers(0, n, (queries, history))
-            batch = TigerBatch.of(list(rows), np.arange(queries)).to(device)
-            found[n] = [queries / seconds_a_batch(model, batch, beam, least, clock) for beam in BEAMS]
-            told = " | ".join(f"{speed:,.1f}" for speed in found[n])
+            answers = [
+                measure(
+                    name, n, b, queries=queries, history=history, least=least, size=size, device=device, clock=clock
+                )
+                for b in BEAMS
+            ]
+            found[n] = [queries / one.batch for one in answers]
+            told = " | ".join(f"{queries / one.batch:,.1f} | {1e3 * one.alone:,.1f}" for one in answers)
+            model = answers[0].model
             parameters = sum(p.numel() for p in model.parameters())
             typer.echo(f"| {name} | {model.vocabulary.levels} | {parameters / 1e6:.2f} M | {n:,} | {told} |")
         if len(counts) > 1:
             slower = [a / b for a, b in zip(found[min(counts)], found[max(counts)], strict=True)]
-            told = " | ".join(f"{factor:.2f} times slower" for factor in slower)
+            told = " | ".join(f"{factor:.2f} times slower |" for factor in slower)
             typer.echo(f"| {name} | | | {min(counts):,} to {max(counts):,} | {told} |")
 
 

@@ -44,6 +44,23 @@ def fast_products(device: torch.device | str, *, enabled: bool = True) -> Iterat
         torch.set_float32_matmul_precision(before)
 
 
+@contextmanager
+def plain_products() -> Iterator[None]:
+    """Within the context, float32 products are again those of the BLAS that torch ships.
+
+    For many small products of shapes that do not recur: oneDNN makes a kernel for each shape, in half a millisecond.
+    """
+    before = torch.get_float32_matmul_precision()
+    if before == "highest":
+        yield
+        return
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
 @lru_cache(maxsize=1)
 def exact() -> bool:
     """Whether products in float32 keep all of float32's digits on this CPU when lower precision is allowed."""

@@ -26,6 +26,12 @@ def progress(items: Iterable[T], what: str, *, total: int | None = None, unit: s
 def bar(what: str, *, total: int | None = None, unit: str = "it", items: Iterable[T] | None = None) -> tqdm[T]:
     """Return a tqdm bar to update by hand; disabled when standard error is not a terminal."""
     made = tqdm(
-        items, desc=what, total=total, unit=unit, disable=_hushed or not sys.stderr.isatty(), dynamic_ncols=True, leave=False
+        items,
+        desc=what,
+        total=total,
+        unit=unit,
+        disable=_hushed or not sys.stderr.isatty(),
+        dynamic_ncols=True,
+        leave=False,
     )
     return cast("tqdm[T]", made)  # without items the type of the bar's items is not known

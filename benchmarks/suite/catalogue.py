@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from benchmarks.suite import works_codes, works_ctr, works_jobs, works_pages, works_text
+from benchmarks.suite import works_codes, works_ctr, works_engines, works_jobs, works_pages, works_text
 from benchmarks.suite.work import Context, Work
 from common.errors import ConfigError
 
@@ -18,6 +18,8 @@ WORKS: dict[str, Callable[[Context], Work]] = {
     "quantizers": works_codes.coders,
     "trie": works_codes.trie,
     "beam": works_codes.beams,
+    "index": works_engines.indexes,
+    "ray": works_engines.ray,
     "reports": works_jobs.reports,
     "jobs": works_jobs.jobs,
     "startup": works_jobs.startup,

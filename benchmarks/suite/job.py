@@ -7,6 +7,8 @@ import os
 import sys
 from pathlib import Path
 
+from common import cli
+
 
 def main(track: str, config: str, root: str, folder: str, cache: str) -> None:
     """Run a configuration as `run` does; the last line printed is its score as JSON."""
@@ -27,4 +29,4 @@ def main(track: str, config: str, root: str, folder: str, cache: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    cli.main(lambda: main(*sys.argv[1:]))

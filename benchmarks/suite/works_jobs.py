@@ -15,7 +15,10 @@ from benchmarks.suite.work import Context, Figure, Measured, System, Work
 
 HERE = "benchmarks.suite.works_jobs"
 SAMPLE = ROOT / "data" / "sample"
-SECONDS = Figure("run", "whole run", "s", per="time")
+SECONDS = (
+    Figure("run", "whole run", "s", per="time"),
+    Figure("cpu", "whole run", "CPU-s", per="time", clock="cpu"),
+)
 
 
 def command(arguments: list[str], log: Path | None = None) -> str:
@@ -43,7 +46,7 @@ def job(track: str, config: str, root: str, folder: str, cache: str, cold: bool)
     with clock() as took:
         printed = command(["benchmarks.suite.job", track, config, root, folder, cache], Path(folder) / "job.txt")
     score = json.loads(printed.splitlines()[-1])["score"]
-    return Measured({"run": took.sample(1)}, {} if score is None else {"score": score})
+    return Measured({"run": took.sample(1), "cpu": took.sample(1)}, {} if score is None else {"score": score})
 
 
 def jobs(context: Context) -> Work:
@@ -79,7 +82,7 @@ def jobs(context: Context) -> Work:
         arguments = {"source": str(real / "mmdocir"), "root": str(only_mmdocir)}
         prepare = System("link", "data root", f"{HERE}:link", arguments)
     about = "from files to a validated submission, process start included"
-    return Work("jobs", about, (SECONDS,), tuple(systems), prepare, context.pick(2, 1, 1), 1800, tree=True)
+    return Work("jobs", about, SECONDS, tuple(systems), prepare, context.pick(2, 1, 1), 1800, tree=True)
 
 
 def link(source: str, root: str) -> None:
@@ -102,7 +105,7 @@ def help_of(module: str, times: int) -> Measured:
         if best is None or took.seconds < best.seconds:
             best = took
     assert best is not None
-    return Measured({"help": best.sample(1)})
+    return Measured({"help": best.sample(1), "cpu": best.sample(1)})
 
 
 def startup(context: Context) -> Work:
@@ -113,8 +116,8 @@ def startup(context: Context) -> Work:
         System(key, f"{module} --help", f"{HERE}:help_of", {"module": module, "times": context.pick(5, 3, 1)})
         for key, module in kept.items()
     )
-    figure = Figure("help", "start-up", "s", per="time")
-    return Work("startup", "python -m MODULE --help", (figure,), systems, None, 1, 120, tree=True)
+    figures = (Figure("help", "start-up", "s", per="time"), Figure("cpu", "start-up", "CPU-s", per="time", clock="cpu"))
+    return Work("startup", "python -m MODULE --help", figures, systems, None, 1, 120, tree=True)
 
 
 # --- reports ---
@@ -165,7 +168,7 @@ def report(kind: str, folder: str) -> Measured:
     }[kind[:-1]]
     with clock() as took:
         command([module, *arguments, "--data", str(data), "--out", str(out), *cache])
-    return Measured({"run": took.sample(1)}, {"MB": out.stat().st_size / 1e6})
+    return Measured({"run": took.sample(1), "cpu": took.sample(1)}, {"MB": out.stat().st_size / 1e6})
 
 
 def reports(context: Context) -> Work:
@@ -187,5 +190,5 @@ def reports(context: Context) -> Work:
         )
     )
     prepare = System("make", "data and runs", f"{HERE}:make_both", arguments)
-    figure = Figure("run", "page", "s", per="time")
-    return Work("reports", "HTML pages of runs and of data", (figure,), systems, prepare, 1, 900, tree=True)
+    figures = (Figure("run", "page", "s", per="time"), Figure("cpu", "page", "CPU-s", per="time", clock="cpu"))
+    return Work("reports", "HTML pages of runs and of data", figures, systems, prepare, 1, 900, tree=True)

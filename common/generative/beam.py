@@ -211,16 +211,17 @@ def _grow(
 ) -> tuple[Tensor, Tensor]:
     """Return the columns [6, M] and scores [M] of the children that can be among the `beam` best of their query."""
     logits, forbidden = _logits(step_fn, rows, trie)
+    first, end = trie.span(node, rows.level)
+    tokens = None
     if trie.straight[rows.level]:
-        first, end = trie.span(node, rows.level)
-        found, nodes, tokens = _first_log_probs(logits, end - first, trie.widths[rows.level], forbidden), None, None
+        found = _first_log_probs(logits, end - first, trie.widths[rows.level], forbidden)
     else:
-        tokens, mask, nodes = trie.children(node, rows.level)
-        found, first = child_log_probs(logits, tokens, mask, forbidden), None
+        tokens, mask, _ = trie.children(node, rows.level)
+        found = child_log_probs(logits, tokens, mask, forbidden)
     found += score[:, None]
     kept = _candidates(found, rows.query, slot, queries, beam)
     row, place = kept // found.shape[1], kept % found.shape[1]
-    nodes = first.take(row) + place if nodes is None else nodes.take(kept)
+    nodes = first.take(row) + place
     low, high = trie.leaves_below(nodes, rows.level + 1)
     columns = [rows.query.take(row), nodes, low, high, row, place if tokens is None else tokens.take(kept)]
     return torch.stack(columns), found.take(kept)

@@ -48,6 +48,9 @@ __all__ = [
     "trained_model",
 ]
 
+SEARCHING = ("nearest", "sasrec")
+"""The models whose items are found by a search of vectors."""
+
 
 def prepare(
     config: RunConfig,
@@ -122,11 +125,13 @@ def recommender(run: Prepared) -> Recommender:
     ConfigError
         An index is asked for, and the model searches none; or as `make_index` raises it.
     """
-    check_engine(run.index)
-    asked = _recommender(run)
     if run.index.engine != "faiss":
-        if not isinstance(asked, DenseRetrieval):
-            raise ConfigError("the model searches no vectors", where="--index", expected="--model nearest or sasrec")
+        if run.config.model not in SEARCHING:
+            expected = " or ".join(f"--model {name}" for name in SEARCHING)
+            raise ConfigError("the model searches no vectors", where="--index", expected=expected, got=run.config.model)
+        check_engine(run.index)
+    asked = _recommender(run)
+    if run.index.engine != "faiss" and isinstance(asked, DenseRetrieval):
         asked.search_with(run.index, run.out, run.say)
     return asked
 

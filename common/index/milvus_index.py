@@ -92,8 +92,8 @@ class MilvusIndex:
         Raises
         ------
         DataError
-            A vector is not finite or of another width, an id is negative or already there; the server failed; the
-            index is saved on a server.
+            A vector is not finite or of another width, an id is negative or already there; the index is saved on a
+            server; the server failed, and the index is closed.
         """
         vectors = checked_vectors(vectors, self.dim, "vectors to add")
         table = self._ids.joined(ids, len(vectors))
@@ -179,11 +179,11 @@ class MilvusIndex:
         if not len(ids):
             return index
         name, label = manifest["collection"], f"opened-{manifest['key'][:24]}"
-        held = index._hold(label, name, lambda to: unpacked(folder, to) if address is None else None)
+        held, collection = index._hold(label, name, lambda to: unpacked(folder, to) if address is None else None)
         held.kept = address is not None
         index._ids, index._lists = IdTable(ids), manifest["lists"]
         try:
-            index._check(Collection(held.server, name, index.dim), folder, manifest)
+            index._check(collection, folder, manifest)
         except BaseException:
             index.close()
             raise
@@ -197,7 +197,9 @@ class MilvusIndex:
             self._server.close()
         self._clear()
 
-    def _hold(self, label: str, name: str = "", fill: Callable[[Path], object] = lambda _: None) -> Holding:
+    def _hold(
+        self, label: str, name: str = "", fill: Callable[[Path], object] = lambda _: None
+    ) -> tuple[Holding, Collection]:
         """Claim a folder, `fill` and open the database in it, and see to it that all is given back."""
         claim = Claim(self.work, label)
         database = claim.folder / DATABASE
@@ -207,17 +209,17 @@ class MilvusIndex:
         except BaseException:
             claim.give_back()
             raise
-        self._collection = Collection(server, name or f"mirc_{claim.folder.name.replace('-', '_')}", self.dim)
-        self._held = Holding(server, claim, self._collection.name)
-        self._end = weakref.finalize(self, self._held.end)
-        return self._held
+        collection = Collection(server, name or f"mirc_{claim.folder.name.replace('-', '_')}", self.dim)
+        held = Holding(server, claim, collection.name)
+        self._collection, self._held, self._end = collection, held, weakref.finalize(self, held.end)
+        return held, collection
 
     def _fill(self, vectors: np.ndarray, ids: np.ndarray) -> None:
         """Make the collection of the first vectors, or what of it a run that was cut off has not made."""
         self.work.mkdir(parents=True, exist_ok=True)
         whose = owner(self.work) if self.uri is not None else ""
-        held = self._hold(digest("milvus", self.kind, whose, ids.tobytes(), vectors.tobytes())[:24])
-        collection = Collection(held.server, held.collection, self.dim)
+        key = digest("milvus", self.kind, whose, ids.tobytes(), vectors.tobytes())
+        held, collection = self._hold(key[:24])
         held.unfinished = True
         lacking, built = self._left(collection, ids)
         if len(lacking):

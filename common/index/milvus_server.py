@@ -142,7 +142,9 @@ class Server:
 
 def _is_refusal(error: BaseException | None) -> bool:
     """Whether an error, or what it was raised from, says that the token does not open the door."""
-    while error is not None:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:  # the client raises errors from themselves
+        seen.add(id(error))
         text = f"{error} {getattr(error, 'message', '')}".lower()
         if any(sign in text for sign in _REFUSED):
             return True

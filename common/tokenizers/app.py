@@ -21,6 +21,7 @@ from common.errors import ConfigError
 from common.tokenizers import QUANTIZERS, load_quantizer, quantizer_class
 from common.tokenizers.base import Quantizer
 from common.tokenizers.files import SidFile, read_vectors, write_sids
+from common.tokenizers.health import code_warnings
 from common.tokenizers.semantic_ids import Dedup, SemanticIdMap
 from common.tokenizers.spread import item_codes
 
@@ -99,6 +100,8 @@ def encode_to(
     ids, x = read_vectors(data, column)
     codes = item_codes(quantizer, x, engine)
     print_rich(collision_report(codes, quantizer.codebook_sizes).render())
+    for line in code_warnings(codes, quantizer.codebook_sizes, todo=_what_helps(quantizer)):
+        say(line)
     id_map = SemanticIdMap.from_codes(
         codes,
         quantizer.codebook_sizes,
@@ -120,11 +123,22 @@ def report_to(model: Path, data: Path, column: str | None, out: Path, say: Say) 
 
     quantizer = load_quantizer(model)
     _, x = read_vectors(data, column)
-    report = make_report(quantizer, x)
+    report, codes = make_report(quantizer, x), quantizer.encode(x)
     print_rich(report.render())
-    write_text(out / "report.json", json.dumps(report.as_json(), indent=1, default=_plain) + "\n")
-    plot_report(report, quantizer.encode(x), out / "report.png")
+    warnings = code_warnings(codes, quantizer.codebook_sizes, todo=_what_helps(quantizer))
+    for line in warnings:
+        say(line)
+    found = report.as_json() | {"warnings": warnings}
+    write_text(out / "report.json", json.dumps(found, indent=1, default=_plain) + "\n")
+    plot_report(report, codes, out / "report.png")
     say(f"wrote {out / 'report.json'} and {out / 'report.png'}")
+
+
+def _what_helps(quantizer: Quantizer) -> str:
+    """Return what to do about codes that these vectors do not use."""
+    if quantizer.kind in ("rq_vae", "vq"):
+        return "a longer fit (rq_vae: steps), fewer codes (codebook_sizes), or vectors like those of the fit"
+    return "fewer codes (codebook_sizes), or vectors like those of the fit, where every code has rows"
 
 
 def _plain(value: object) -> object:

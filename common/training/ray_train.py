@@ -200,6 +200,7 @@ class _Call:
 def _work(config: dict[str, Any]) -> Any:
     """Be one worker."""
     import ray
+    import torch
     from ray import train
     from ray.train.torch import get_device
 
@@ -219,7 +220,10 @@ def _work(config: dict[str, Any]) -> Any:
     threading.Thread(target=listen, daemon=True).start()
     try:
         os.chdir(config["here"])
-        return config["task"](world, str(get_device()), say)
+        device = get_device()
+        if device.type == "cuda":
+            torch.cuda.set_device(device)  # where NCCL exchanges what the processes tell each other
+        return config["task"](world, str(device), say)
     except OSError as error:
         if getattr(error, "filename", None) != config["here"]:
             raise

@@ -40,8 +40,11 @@ _HYPHEN = "\ufffe"  # what pdfium puts in the place of a hyphen and line break i
 _LINE = re.compile(f"[^\r\n{_HYPHEN}\x02]+[{_HYPHEN}\x02]?")
 # Control, private-use and surrogate codes and non-characters: not text, except tab, line ends and the hyphen marks.
 _JUNK = re.compile("[\x00\x01\x03-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ue000-\uf8ff\ufdd0-\ufdef\uffff]")
-_MARK = re.compile(r"[^ \t\r\n\xa0]")
+_SPACES = " \t\r\n\xa0"
 _WORD = re.compile(r"[A-Za-z]{3,}")
+_NO_VOWEL = re.compile(r"(?<![A-Za-z])[b-df-hj-np-tv-xzB-DF-HJ-NP-TV-XZ]{3,}(?![A-Za-z])")
+# What `clean_text` looks for beside line ends: without any of it, a line stays as it is.
+_UNCLEAN = re.compile(f"[\xad\x02{_HYPHEN}]|{_JUNK.pattern}")
 
 
 @dataclass(frozen=True)
@@ -184,13 +187,13 @@ def clean_text(text: str) -> str:
 
 def is_garbled(text: str) -> bool:
     """Return whether a text layer is unreadable: fonts whose codes map to no letters, or to wrong ones."""
-    marks = len(_MARK.findall(text))
+    marks = len(text) - sum(text.count(space) for space in _SPACES)
     if marks and len(_JUNK.findall(text)) + text.count("\ufffd") > GARBLED_JUNK * marks:
         return True
-    words = _WORD.findall(text)
-    if len(words) < 20:
+    words = len(_WORD.findall(text))
+    if words < 20:
         return False
-    return sum(re.search("[aeiouyAEIOUY]", word) is not None for word in words) < GARBLED_VOWELS * len(words)
+    return words - len(_NO_VOWEL.findall(text)) < GARBLED_VOWELS * words
 
 
 def _load_page(document: pdfium.PdfDocument, index: int) -> pdfium.PdfPage:
@@ -222,12 +225,11 @@ class _Transform:
         self.up = ((bx - ox) / height, (by - oy) / height)
 
     def __call__(self, left: float, bottom: float, right: float, top: float) -> Box:
-        xs, ys = [], []
-        for x, y in ((left, bottom), (right, top)):
-            u, v = x - self.corner[0], y - self.corner[1]
-            xs.append(self.origin[0] + u * self.along[0] + v * self.up[0])
-            ys.append(self.origin[1] + u * self.along[1] + v * self.up[1])
-        return (_share(min(xs)), _share(min(ys)), _share(max(xs)), _share(max(ys)))
+        (ox, oy), (cx, cy), (ax, ay), (bx, by) = self.origin, self.corner, self.along, self.up
+        u, v, w, z = left - cx, bottom - cy, right - cx, top - cy
+        x0, x1 = ox + u * ax + v * bx, ox + w * ax + z * bx
+        y0, y1 = oy + u * ay + v * by, oy + w * ay + z * by
+        return (_share(min(x0, x1)), _share(min(y0, y1)), _share(max(x0, x1)), _share(max(y0, y1)))
 
 
 def _share(value: float) -> float:
@@ -235,21 +237,25 @@ def _share(value: float) -> float:
 
 
 def _lines(textpage: pdfium.PdfTextPage, source: str, transform: _Transform) -> Iterator[Line]:
-    wide = [i for i, c in enumerate(source) if ord(c) > 0xFFFF]  # pdfium counts UTF-16 units
-    left, top, right, bottom = (ctypes.c_double() for _ in range(4))
+    wide = [i for i, c in enumerate(source) if c > "\uffff"] if max(source, default="") > "\uffff" else []
+    clean = _UNCLEAN.search(source) is None
+    left, top, right, bottom = edges = [ctypes.c_double() for _ in range(4)]
+    handle, get_rect = textpage.raw, raw.FPDFText_GetRect
     for match in _LINE.finditer(source):
-        text = clean_text(match.group().rstrip("\ufffe\x02")).strip()
+        whole = match.group()
+        text = (whole if clean else clean_text(whole.rstrip("\ufffe\x02"))).strip()
         if not text:
             continue
-        shift = sum(i < match.start() for i in wide)
-        start = raw.FPDFText_GetCharIndexFromTextIndex(textpage.raw, match.start() + shift)
+        first = match.start()
+        shift = sum(i < first for i in wide)  # pdfium counts UTF-16 units
+        start = raw.FPDFText_GetCharIndexFromTextIndex(handle, first + shift)
         low_x, low_y, high_x, high_y = math.inf, math.inf, -math.inf, -math.inf
-        for rect in range(max(0, raw.FPDFText_CountRects(textpage.raw, max(start, 0), len(match.group())))):
-            if raw.FPDFText_GetRect(textpage.raw, rect, left, top, right, bottom):
+        for rect in range(max(0, raw.FPDFText_CountRects(handle, max(start, 0), len(whole)))):
+            if get_rect(handle, rect, *edges):
                 low_x, high_x = min(low_x, left.value), max(high_x, right.value)
                 low_y, high_y = min(low_y, bottom.value), max(high_y, top.value)
         if start >= 0 and low_x <= high_x:
-            broken = match.group()[-1] in "\ufffe\x02"
+            broken = whole[-1] in "\ufffe\x02"
             yield Line(text + _HYPHEN * broken, transform(low_x, low_y, high_x, high_y))
 
 
@@ -265,9 +271,10 @@ def _images(holder: object, matrix: _Matrix, depth: int) -> Iterator[Box]:
         else (raw.FPDFPage_CountObjects, raw.FPDFPage_GetObject)
     )
     edges = [ctypes.c_float() for _ in range(4)]
+    get_kind = raw.FPDFPageObj_GetType
     for number in range(max(0, count(holder))):
         item = get(holder, number)
-        kind = raw.FPDFPageObj_GetType(item)
+        kind = get_kind(item)
         if kind == raw.FPDF_PAGEOBJ_IMAGE:
             if raw.FPDFPageObj_GetBounds(item, *edges):
                 # Bounds are in the coordinates of the form that holds the image.

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Sequence
-from functools import lru_cache
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,86 +11,30 @@ from track1_mdr.chunks import Chunks, chunk_passages
 from track1_mdr.config import Bm25Config
 from track1_mdr.datasets.tables import Candidates, Passages, Queries, Scored, top_k
 from track1_mdr.routes.base import Environment
+from track1_mdr.routes.bm25_tokens import (
+    Analyzer,
+    TokenIds,
+    characters,
+    names,
+    question_names,
+    tokenize,
+    with_ngrams,
+    word_places,
+)
 
-_WORD = re.compile(r"[^\W_]+(?:[.,]\d+)*")
-_NAME = re.compile(r"\b(?:[A-Z][\w-]+|\d[\d.,]*\d|\d)")
-_GRAM = 4
-
-
-@lru_cache(maxsize=1)
-def _tools() -> tuple[frozenset[str], Callable[[list[str]], list[str]]]:
-    import Stemmer
-    from bm25s.stopwords import STOPWORDS_EN
-
-    return frozenset(STOPWORDS_EN), Stemmer.Stemmer("english").stemWords
-
-
-def tokenize(text: str) -> list[str]:
-    """Split into lower-case words, drop stop words, stem (Snowball English).
-
-    A number keeps its separators ("3.2", "1,024"), since questions quote them as they stand.
-    """
-    stop_words, stem = _tools()
-    return stem([word for word in _WORD.findall(text.lower()) if word not in stop_words])
-
-
-def word_places(text: str, stems: dict[str, str]) -> list[tuple[int, int, str]]:
-    """Return (start, end, stem) of the words that `tokenize` keeps: what matched, and where it stands.
-
-    `stems` holds what is known from earlier calls, "" for a stop word, and is added to.
-    """
-    found = [(match.start(), match.end(), match.group().lower()) for match in _WORD.finditer(text)]
-    new = list({word for _, _, word in found if word not in stems})
-    stop_words, stem = _tools()
-    stems |= zip(
-        new, ("" if word in stop_words else root for word, root in zip(new, stem(new), strict=True)), strict=True
-    )
-    return [(start, end, root) for start, end, word in found if (root := stems[word])]
-
-
-def characters(text: str) -> list[str]:
-    """Return the 4-grams of characters of the lower-case words: a slip of the OCR spoils few of them."""
-    line = f" {' '.join(_WORD.findall(text.lower()))} "
-    return [line[i : i + _GRAM] for i in range(len(line) - _GRAM + 1)]
-
-
-def names(text: str) -> list[str]:
-    """Return the capitalised words and the numbers, lower-case: what a question most often quotes verbatim."""
-    return [name.lower() for name in _NAME.findall(text)]
-
-
-def question_names(question: str) -> list[str]:
-    """Return the names in a question, whose own first letter is capital whatever the word."""
-    return names(question[:1].lower() + question[1:])
-
-
-def with_ngrams(tokens: list[str], longest: int) -> list[str]:
-    """Return the tokens and the runs of 2 to `longest` neighbours.
-
-    >>> with_ngrams(["net", "income", "2021"], 2)
-    ['net', 'income', '2021', 'net income', 'income 2021']
-    """
-    runs = list(tokens)
-    for size in range(2, longest + 1):
-        runs += [" ".join(tokens[i : i + size]) for i in range(len(tokens) - size + 1)]
-    return runs
-
-
-class Analyzer:
-    """Text to BM25 tokens: words, characters or names, with n-grams."""
-
-    def __init__(self, tokens: str = "words", ngrams: int = 1) -> None:
-        self._passage = {"words": tokenize, "characters": characters, "names": names}[tokens]
-        self._query = question_names if tokens == "names" else self._passage
-        self._ngrams = ngrams
-
-    def passage(self, text: str) -> list[str]:
-        """Return the tokens of a passage."""
-        return with_ngrams(self._passage(text), self._ngrams)
-
-    def query(self, text: str) -> list[str]:
-        """Return the tokens of a question."""
-        return with_ngrams(self._query(text), self._ngrams)
+__all__ = [
+    "Analyzer",
+    "Bm25Index",
+    "Bm25Route",
+    "TextUnits",
+    "characters",
+    "names",
+    "question_names",
+    "tokenize",
+    "whole_passages",
+    "with_ngrams",
+    "word_places",
+]
 
 
 class _Units(Sequence[list[int]]):
@@ -158,7 +100,8 @@ class TextUnits:
         """Return per query the best unit's score of each candidate that has text."""
         tokens = [self._analyzer.query(text) for text in queries.texts]
         vocabulary = {token: place for place, token in enumerate(dict.fromkeys(t for q in tokens for t in q), 1)}
-        ids = [self._ids(text, vocabulary) for text in self._units.texts]
+        encode = TokenIds(self._analyzer, vocabulary, queries.texts)
+        ids = [encode(text) for text in self._units.texts]
         whole = Bm25Index(ids, vocabulary, self._k1, self._b) if self._scope == "collection" else None
         results: list[Scored] = [Scored.empty()] * len(queries)
         for rows, members in candidates.groups():
@@ -171,9 +114,6 @@ class TextUnits:
                 if tokens[query]:
                     results[query] = self._best(index.scores(tokens[query])[select], mine)
         return results
-
-    def _ids(self, text: str, vocabulary: dict[str, int]) -> np.ndarray:
-        return np.asarray([vocabulary.get(token, 0) for token in self._analyzer.passage(text)], dtype=np.int32)
 
     def _members(self, rows: np.ndarray) -> np.ndarray:
         """Return the units of the passages in `rows`; owners and rows are both ascending."""

@@ -6,20 +6,18 @@ reads ReLU and dropout off the kept activations (a unit that is not positive pas
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from track2_mmctr.batches import Batch
 from track2_mmctr.rankers.dropout import Dropper
-from track2_mmctr.rankers.packed import token_sums
+from track2_mmctr.rankers.packed import row_sums, token_sums
 
 CHUNK = 4096
-"""Tokens at a time: 4096 x 512 float32 are 8 MB."""
+"""Tokens at a time: 4096 x 512 float32 are 8 MB. One size for nearly all, because oneDNN makes a kernel for each."""
 
 
 def attention_weights(
@@ -44,23 +42,8 @@ def attention_weights(
         return _Unit.apply(*inputs[:4], batch, p, *inputs[4:]).to(vectors.dtype)
 
 
-class _Chunk(NamedTuple):
-    """Whole rows of a batch with no more than CHUNK tokens, unless one row alone has more."""
-
-    rows: slice
-    tokens: slice
-
-
-def _chunks(batch: Batch) -> Iterator[_Chunk]:
-    lengths = np.repeat([block.length for block in batch.blocks], [block.rows for block in batch.blocks])
-    ends = np.cumsum(lengths)
-    row = token = 0
-    while row < len(ends):
-        last = max(row + 1, int(np.searchsorted(ends, token + CHUNK, side="right")))
-        stop = int(ends[last - 1])
-        if stop > token:
-            yield _Chunk(slice(row, last), slice(token, stop))
-        row, token = last, stop
+def _chunks(tokens: int) -> list[slice]:
+    return [slice(start, min(start + CHUNK, tokens)) for start in range(0, tokens, CHUNK)]
 
 
 class _Unit(torch.autograd.Function):
@@ -77,11 +60,11 @@ class _Unit(torch.autograd.Function):
     ) -> Tensor:
         keep, drop = any(ctx.needs_input_grad), Dropper(p)
         first, *scaled = (layers[0], *(weight * drop.scale for weight in layers[1::2]))  # scaled where it is read
-        chunks = [part for _, part in _chunks(batch)]
-        size = len(batch.history) if keep else max((part.stop - part.start for part in chunks), default=0)
+        tokens = len(batch.history)
+        size = tokens if keep else min(CHUNK, tokens)
         kept = [by_row.new_empty(size, width) for width in (len(first), *map(len, layers[2:-1:2]))]
-        weights = by_row.new_empty(len(batch.history))
-        for part in chunks:
+        weights = by_row.new_empty(tokens)
+        for part in _chunks(tokens):
             rows, items = batch.row_of[part], batch.history[part]
             space = part if keep else slice(0, len(rows))
             product = vectors.index_select(0, items).mul_(target.index_select(0, rows))
@@ -103,10 +86,10 @@ class _Unit(torch.autograd.Function):
         scaled, kept = rest[:depth], rest[depth:]
         grad = grads[0].contiguous()
         of_first, of_product = torch.empty_like(kept[0]), first.new_empty(len(grad), first.shape[1])
-        of_row, of_target = first.new_zeros(len(batch), len(first)), torch.zeros_like(target)
+        of_history = torch.empty_like(of_product)
         of_weights = [_zeros(weight, *weight.shape) for weight in (first, *scaled)]
         of_biases = [_zeros(weight, len(weight)) for weight in scaled]
-        for rows, part in _chunks(batch):
+        for part in _chunks(len(grad)):
             up = grad[part].unsqueeze(1)
             for level in reversed(range(depth)):
                 below = kept[level][part]
@@ -118,15 +101,14 @@ class _Unit(torch.autograd.Function):
             targets = target.index_select(0, batch.row_of[part])
             _add_product(of_weights[0], up.t(), history * targets)
             product = torch.mm(up, first, out=of_product[part])
-            of_row[rows] = _row_sums(up, rows, part, batch)
-            of_target[rows] = _row_sums(history.mul_(product), rows, part, batch)
+            torch.mul(product, history, out=of_history[part])
             product.mul_(targets)
         of_weights[1:] = [weight.mul_(ctx.scale) for weight in of_weights[1:]]
         of_layers = [of_weights[0]]
         for weight, bias in zip(of_weights[1:], of_biases, strict=True):
             of_layers += [weight, bias]
-        of_vectors, of_items = token_sums(of_product, batch), token_sums(of_first, batch)
-        return of_target, of_vectors, of_row, of_items, None, None, *of_layers
+        of_target, of_vectors = row_sums(of_history, batch), token_sums(of_product, batch)
+        return of_target, of_vectors, row_sums(of_first, batch), token_sums(of_first, batch), None, None, *of_layers
 
 
 def _zeros(like: Tensor, *shape: int) -> Tensor:
@@ -140,9 +122,3 @@ def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
         total.addmm_(a, b)
     else:
         total.add_(a @ b)
-
-
-def _row_sums(values: Tensor, rows: slice, part: slice, batch: Batch) -> Tensor:
-    """Return the sums of the tokens `part`, which are those of `rows`."""
-    places = torch.arange(len(values), device=values.device)
-    return functional.embedding_bag(places, values, batch.offsets[rows] - part.start, mode="sum")

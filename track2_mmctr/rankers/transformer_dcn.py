@@ -12,8 +12,10 @@ from common.errors import ConfigError
 from track2_mmctr.batches import Batch, Block
 from track2_mmctr.config import FeatureConfig, TransformerDcnConfig
 from track2_mmctr.datasets.tables import ItemTable
+from track2_mmctr.rankers.attend import attend
 from track2_mmctr.rankers.base import Ranker
 from track2_mmctr.rankers.cross import CrossNetV2
+from track2_mmctr.rankers.dropout import Dropout
 from track2_mmctr.rankers.features import ItemEncoder
 from track2_mmctr.rankers.layers import Mlp, init_linear, rectangles
 from track2_mmctr.rankers.packed import look_up, spread
@@ -42,6 +44,9 @@ class PackedEncoder(nn.Module):
         self.layers = nn.ModuleList(
             nn.TransformerEncoderLayer(dim, heads, feed_forward, dropout, batch_first=True) for _ in range(layers)
         )
+        for layer in self.layers:
+            for name in ("dropout", "dropout1", "dropout2"):
+                setattr(layer, name, Dropout(dropout))
 
     def forward(self, tokens: Tensor, blocks: Sequence[Block], first: int = 0) -> Tensor:
         """Return [T, d] of tokens [T, d], each attending to its own row; layers before `first` are left out."""
@@ -87,22 +92,6 @@ class PackedEncoder(nn.Module):
         query = apply(w_k.T @ w_q, w_k.T @ b_q)
         value = apply(out.weight @ w_v, out.weight @ b_v)
         return attend(query[:, None], keys[:, None], value[:, None], blocks, scale, dropout).squeeze(1) + out.bias
-
-
-def attend(query: Tensor, key: Tensor, value: Tensor, blocks: Sequence[Block], scale: float, dropout: float) -> Tensor:
-    """Softmax attention of every token over the tokens of its own row, [T, heads, V].
-
-    Query and key [T, heads, K], value [T, heads, V]; one exact rectangle for each block, so no mask.
-    """
-    blocks = [block for block in blocks if block.length]  # rows without history have no tokens
-    if not blocks:
-        return value
-    parts = []
-    for q, k, v in zip(*(rectangles(x, blocks) for x in (query, key, value)), strict=True):
-        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
-        mixed = functional.scaled_dot_product_attention(q, k, v, dropout_p=dropout, scale=scale)
-        parts.append(mixed.transpose(1, 2).flatten(0, 1))
-    return torch.cat(parts)
 
 
 def newest(tokens: Tensor, batch: Batch, last: int) -> Tensor:

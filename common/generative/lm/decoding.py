@@ -89,7 +89,7 @@ class Branches:
         self._alone = None if _grows_whole(start.cache) else start
 
     def advance(self, query: Tensor, parents: Tensor, tokens: Tensor) -> None:
-        """Let hypothesis r, of prompt `query[r]`, ascending, continue `parents[r]` by token id `tokens[r]`: int64 [R]."""
+        """Let hypothesis r, of prompt `query[r]` (ascending), continue `parents[r]` by token `tokens[r]`: int64 [R]."""
         counts = torch.bincount(query, minlength=len(self.prompt))
         width = int(counts.max())
         if self._alone is None and self.columns + width > WIDEST * self.prompt.shape[1]:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -13,7 +14,8 @@ from common.config import make_config
 from common.errors import ConfigError
 from common.tokenizers.collisions import collision_report
 from common.tokenizers.files import SidFile, read_vectors, write_sids
-from common.tokenizers.uni_code.config import UniCodeConfig
+from common.tokenizers.health import code_warnings
+from common.tokenizers.uni_code.config import UniCodeConfig, for_few
 from common.tokenizers.uni_code.item_ids import Missing, Pool, common_rows, item_codes, make_ids
 from common.tokenizers.uni_code.tokenizer import UniCode
 
@@ -83,11 +85,11 @@ def fit_ids(
     """
     from common.cli import print_rich
 
-    config = make_config(UniCodeConfig, {}, overrides, "settings of uni_code")
+    make_config(UniCodeConfig, {}, overrides, "settings of uni_code")  # a wrong one is said before files are read
     features = {name: read_vectors(source.path, source.column) for name, source in sources.items()}
     encoders = {name: source.encoder for name, source in sources.items() if source.encoder}
     if model is None:
-        tokenizer = _fit(features, encoders, config, out, seed, device, say)
+        tokenizer = _fit(features, encoders, overrides, out, seed, device, say)
     elif overrides:
         raise ConfigError("a fitted tokenizer has its settings", where="--set", got=", ".join(overrides))
     else:
@@ -96,7 +98,11 @@ def fit_ids(
     for name, count in lacking.items():
         if count:
             say(f"{count:,} of {len(ids):,} items have no {name}: they take the codes of what they have")
-    print_rich(collision_report(codes, (tokenizer.config.codes,) * codes.shape[1]).render())
+    sizes = (tokenizer.config.codes,) * codes.shape[1]
+    print_rich(collision_report(codes, sizes).render())
+    names = [name for name in sources for _ in range(codes.shape[1] // len(sources))]
+    for line in code_warnings(codes, sizes, todo=_what_helps(tokenizer), names=names):
+        say(line)
     id_map = make_ids(tokenizer, codes, rank_codes=rank_codes)
     path = out / "ids.parquet"
     write_sids(path, SidFile(ids, id_map.sids, id_map.sizes, id_map.version, id_map.levels))
@@ -107,17 +113,21 @@ def fit_ids(
 def _fit(
     features: dict[str, tuple[np.ndarray, np.ndarray]],
     encoders: dict[str, str],
-    config: UniCodeConfig,
+    overrides: Sequence[str],
     out: Path,
     seed: int,
     device: str,
     say: Say,
 ) -> UniCode:
     ids, paired = common_rows(features)
+    few = for_few(*_samples(paired))
+    config = make_config(UniCodeConfig, few, overrides, "settings of uni_code")
     shapes = ", ".join(f"{name} {list(x.shape)}" for name, x in paired.items())
     say(f"uni_code, {config.codes} codes, on {len(ids):,} items that have all modalities: {shapes}; seed {seed}")
     if next(iter(paired.values())).ndim == 2:
         say("one vector an item: no steps to predict, Cross-CPC contrasts each item's modalities with other items'")
+    if few:
+        say(f"few items: settings for them unless --set says otherwise: {_told(few)}")
     started = time.perf_counter()
     # The state lies beside the result: what is written to `out` replaces it whole.
     state = out.with_name(out.name + ".training")
@@ -132,6 +142,31 @@ def _fit(
         f"{figures['agreement']:.1%} of items, {figures['shared']:.1%} of active codes are used by all"
     )
     return tokenizer
+
+
+def _samples(paired: dict[str, np.ndarray]) -> tuple[int, int]:
+    """Return N and T of paired features [N, T, D_m] or [N, D_m]."""
+    shape = next(iter(paired.values())).shape
+    return shape[0], shape[1] if len(shape) == 3 else 1
+
+
+def _told(settings: dict[str, Any], above: str = "") -> str:
+    """Return settings as they are given to --set."""
+    told: list[str] = []
+    for name, one in settings.items():
+        told.append(_told(one, f"{name}.") if isinstance(one, dict) else f"{above}{name}={one}")
+    return " ".join(told)
+
+
+def _what_helps(tokenizer: UniCode) -> str:
+    """Return which settings make more codes be used."""
+    config = tokenizer.config
+    done = int(tokenizer.metrics["curve"][-1]["step"]) if tokenizer.metrics.get("curve") else 0
+    return (
+        f"more steps and sooner resets: this fit had {done:,} steps and resets codes after {config.reset_after:,} "
+        f"without use; raise fit.epochs (it is {config.fit.epochs}), lower reset_after, or take fewer codes "
+        f"(codes={config.codes}); on few items validation=0, since early stopping on few pairs ends too soon"
+    )
 
 
 def _pair(text: str, option: str, what: str) -> tuple[str, str]:

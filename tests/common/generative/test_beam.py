@@ -15,8 +15,10 @@ from torch import Tensor
 
 from benchmarks.hf_steps import HuggingFaceSteps, allowed_tokens, dict_trie, generate, starts, tiny_gpt2, tiny_t5
 from common.errors import ConfigError, DataError
+from common.generative import beam as beam_module
 from common.generative.beam import BeamResult, Rows, constrained_beam_search, exhaustive, score_items
 from common.generative.trie import PrefixTrie
+from common.generative.trie_tensors import TensorTrie
 from common.training.repeatable import repeatable
 from tests.common.generative.test_trie import catalogues, random_sids
 
@@ -339,3 +341,58 @@ def test_it_runs_where_training_demands_repeatable_sums() -> None:
     with repeatable(torch.device("cpu")):
         found = constrained_beam_search(lambda rows: torch.zeros(len(rows.query), 2), trie, queries=2, beam=4, top_k=4)
     assert found.items.tolist() == [[0, 1, 2, -1]] * 2
+
+
+def plain_candidates(found: Tensor, query: Tensor, slot: Tensor, queries: int, most: int) -> Tensor:
+    """The oracle: all scores of each query sorted, and all that reach the last of the best."""
+    floor = torch.full((queries,), -math.inf)
+    for one in range(queries):
+        scores = found[query == one].flatten().sort(descending=True).values
+        floor[one] = scores[most - 1] if len(scores) >= most else -math.inf
+    return torch.nonzero(((found >= floor[query][:, None]) & (found > -math.inf)).flatten()).squeeze(1)
+
+
+GRIDS = {
+    "every code": np.stack(np.unravel_index(np.arange(8 * 6 * 5), (8, 6, 5)), 1),
+    "the first codes": np.array(
+        [[a, b, c] for a in range(7) for b in range(4 + a % 3) for c in range(1 + (a + b) % 5)]
+    ),
+    "gaps": random_sids(90, (8, 6, 5), 4),
+    "some settled early": np.concatenate(
+        [np.stack(np.unravel_index(np.arange(60), (3, 5, 4)), 1), [[5, 1, 1], [6, 0, 2], [7, 3, 0], [7, 5, 4]]]
+    ),
+}
+
+
+STRAIGHT = {
+    "every code": (True, True, True),
+    "the first codes": (True, True, False),  # few children a node: not looked at
+    "gaps": (True, False, False),
+    "some settled early": (False, False, False),
+}
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+@pytest.mark.parametrize("kind", ["distinct", "ties", "forbidden"])
+def test_shortcuts_change_no_byte(grid: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    sids, sizes, queries = GRIDS[grid].astype(np.int32), (8, 6, 5), 5
+    view = PrefixTrie.from_sids(sids, sizes).to("cpu")
+    assert view.straight == STRAIGHT[grid]
+
+    def results() -> list[BeamResult]:
+        found = []
+        for width in (1, 3, 10, 40):
+            steps = Planted(sizes, queries, seed=width)
+            if kind == "ties":
+                steps.tables = [table.round() for table in steps.tables]
+            elif kind == "forbidden":
+                steps.tables = [table.masked_fill(table > 1.5, -math.inf) for table in steps.tables]
+            found.append(constrained_beam_search(steps, view, queries=queries, beam=width, top_k=width))
+        return found
+
+    fast = results()
+    monkeypatch.setattr(beam_module, "_candidates", plain_candidates)
+    monkeypatch.setattr(TensorTrie, "straight", (False,) * 3)
+    for a, b in zip(fast, results(), strict=True):
+        assert torch.equal(a.items, b.items) and a.scores.numpy().tobytes() == b.scores.numpy().tobytes()
+    assert any(int(one.items.min()) >= 0 for one in fast)

@@ -55,6 +55,17 @@ def test_attention_is_its_formula(masked: bool, biased: bool) -> None:
     torch.testing.assert_close(attention(x, mask=mask, cache=kept, bias=bias), attention(x, memory, mask, bias=bias))
 
 
+@torch.no_grad()
+def test_a_bias_of_three_dimensions_is_one_for_all_rows() -> None:
+    attention = made(Attention(12, 3))
+    assert isinstance(attention, Attention)
+    x, bias = torch.randn(4, 6, 12), torch.randn(3, 6, 6)
+    bias[:, 0, 4:] = -math.inf
+    wanted = by_hand(attention, x, x, None, bias[None].expand(4, -1, -1, -1))
+    torch.testing.assert_close(attention(x, bias=bias), wanted, atol=1e-5, rtol=1e-4)
+    assert torch.equal(attention(x, bias=bias), attention(x, bias=bias[None]))
+
+
 def test_a_masked_position_changes_nothing_and_gets_no_gradient() -> None:
     encoder = made(Encoder(CONFIG))
     x = torch.randn(1, 5, 12, requires_grad=True)

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from common.errors import ConfigError, DataError
+from common.generative.lm import decoding as decoding_module
 from common.generative.lm.config import LmConfig, LoraConfig, ScratchConfig
-from common.generative.lm.decoding import Decoding
+from common.generative.lm.decoding import Branches, Decoding
 from common.generative.lm.examples import Example, fit_history, pack
 from common.generative.lm.generator import LmGenerator
 from common.generative.lm.loading import from_json, train_tokenizer
@@ -77,6 +78,8 @@ def saved_model(folder: Path, *, eos: bool = True, kind: str = "llama") -> Path:
         model = hf.GPT2LMHeadModel(
             hf.GPT2Config(vocab_size=len(tokenizer), n_positions=64, n_embd=16, n_layer=2, n_head=2)
         )
+    elif kind == "mistral":  # a window over the last tokens: a cache that forgets
+        model = hf.MistralForCausalLM(hf.MistralConfig(num_key_value_heads=1, sliding_window=32, **size))
     else:
         model = hf.GraniteForCausalLM(hf.GraniteConfig(num_key_value_heads=1, logits_scaling=8.0, **size))
     model.save_pretrained(folder)
@@ -141,6 +144,31 @@ def test_decoding_with_a_cache_is_reading_each_sequence_alone(kind: str, tmp_pat
         rows = [[*rows[parent], token] for parent, token in zip(parents, tokens, strict=True)]
         decoding.advance(torch.tensor(parents), torch.tensor(tokens))
         torch.testing.assert_close(decoding.states, torch.stack([whole(lm, row) for row in rows]), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["scratch", "llama", "gpt2", "mistral"])
+@pytest.mark.parametrize("widest", [0, 1, 32])
+@torch.no_grad()
+def test_hypotheses_behind_one_prompt_are_sequences_read_alone(
+    kind: str, widest: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decoding_module, "WIDEST", widest)  # 0: copied at once; 1: on the way; 32: never here
+    name = kind if kind == "scratch" else str(saved_model(tmp_path, kind=kind))
+    torch.manual_seed(0)
+    lm = load_language_model(LmConfig(name=name, scratch=SCRATCH), 6, TEXTS).eval()
+    code = lm.text_size
+    prompts = [[1, 2, code + 3, 4], [7], [5, 6]]
+    branches, rows = Branches(lm, prompts), prompts
+    assert (branches._alone is None) == (kind != "mistral")
+    for query, parents, tokens in (
+        ([0, 0, 2], [0, 0, 2], [code, 3, code + 5]),  # the second prompt has no hypothesis any more
+        ([0, 0, 0, 2, 2], [1, 0, 1, 2, 2], [code + 1, 9, 2, code + 4, 3]),
+        ([0, 2, 2], [2, 4, 3], [1, 2, code + 2]),
+    ):
+        rows = [[*rows[parent], token] for parent, token in zip(parents, tokens, strict=True)]
+        branches.advance(torch.tensor(query), torch.tensor(parents), torch.tensor(tokens))
+        torch.testing.assert_close(branches.states, torch.stack([whole(lm, row) for row in rows]), rtol=1e-4, atol=1e-5)
+    assert (branches._alone is None) == (kind != "mistral" and widest == 32)
 
 
 @torch.no_grad()

@@ -110,7 +110,20 @@ def test_tensors_say_what_the_arrays_say(catalogue: tuple[np.ndarray, tuple[int,
         assert np.array_equal(view.parents(level, b.nodes[b.mask]).numpy(), above)
         low, high = view.leaves_below(torch.from_numpy(nodes), level)
         assert low[0] == 0 and high[-1] == len(trie) and torch.equal(low[1:], high[:-1])
+        codes = [sorted(b.tokens[node][b.mask[node]].tolist()) for node in nodes]
+        counted = all(one == list(range(len(one))) for one in codes)
+        assert view.straight[level] == (counted and view.count(level + 1) >= 4 * len(nodes))
     assert torch.equal(view.items[view.leaves(view.items.long())], view.items)
+
+
+def test_the_levels_of_a_full_and_of_a_balanced_tree_are_straight_and_large_codes_count() -> None:
+    full = np.stack(np.unravel_index(np.arange(6 * 5 * 4), (6, 5, 4)), 1)
+    assert PrefixTrie.from_sids(full, (6, 5, 4)).to("cpu").straight == (True, True, True)
+    assert PrefixTrie.from_sids(full + 1, (7, 6, 5)).to("cpu").straight == (False, False, False)
+    branches = np.stack([np.arange(97) // 10, np.arange(97) % 10], 1)  # the last node has fewer
+    assert PrefixTrie.from_sids(branches, (10, 10)).to("cpu").straight == (True, True)
+    wide = np.stack([np.zeros(40_000, np.int64), np.arange(40_000)], 1)  # codes past 32,767 are negative as int16
+    assert PrefixTrie.from_sids(wide, (2, 65_536)).to("cpu").straight == (False, True)
 
 
 @pytest.mark.parametrize(

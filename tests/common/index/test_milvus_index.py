@@ -8,7 +8,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -17,30 +16,13 @@ from hypothesis import strategies as st
 
 from common.errors import ConfigError, DataError
 from common.index.build import IndexSettings, make_index
-from common.index.faiss_index import FaissIndex
 from common.index.milvus_index import MilvusIndex
-from tests.common.index.vectors import brute, clustered, recall
+from tests.common.index.vectors import brute, build, clustered, faiss, integers, recall
 
 pytest.importorskip("pymilvus", reason="Milvus is an extra: pip install -r requirements-cluster.txt")
 pytest.importorskip("milvus_lite", reason="Milvus is an extra: pip install -r requirements-cluster.txt")
 
-
-def build(work: Path, vectors: np.ndarray, ids: np.ndarray, kind: Any = "flat", **more: Any) -> MilvusIndex:
-    index = MilvusIndex(vectors.shape[1], kind, work=work, **more)
-    index.add(vectors, ids)
-    return index
-
-
-def faiss(vectors: np.ndarray, ids: np.ndarray) -> FaissIndex:
-    index = FaissIndex(vectors.shape[1], threads=1)
-    index.add(vectors, ids)
-    return index
-
-
-def integers(n: int, dim: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return vectors of small whole numbers, whose products are exact and often equal, and ids in no order."""
-    rng = np.random.default_rng(seed)
-    return rng.integers(-2, 3, size=(n, dim)).astype(np.float32), rng.permutation(3 * n)[:n].astype(np.int64)
+Planted = tuple[np.ndarray, np.ndarray, MilvusIndex]
 
 
 def folder_digest(folder: Path) -> dict[str, str]:
@@ -52,7 +34,7 @@ def folder_digest(folder: Path) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def planted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[np.ndarray, np.ndarray, MilvusIndex]]:
+def planted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Planted]:
     vectors, ids = integers(600, 8, 0)[0], np.arange(700)[::-1]
     vectors = np.concatenate([vectors, vectors[:100]])
     index = build(tmp_path_factory.mktemp("milvus"), vectors, ids)
@@ -62,7 +44,7 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[np.ndarr
 
 @pytest.mark.parametrize("k", [1, 7, 300, 900])
 @pytest.mark.parametrize("allowed", ["all", "few", "third", "most", "a run", "none", "unknown"])
-def test_flat_is_flat_faiss_ties_and_candidates_and_all(planted, k: int, allowed: str) -> None:
+def test_flat_is_flat_faiss_ties_and_candidates_and_all(planted: Planted, k: int, allowed: str) -> None:
     vectors, ids, index = planted
     chosen = {
         "all": None,
@@ -80,7 +62,7 @@ def test_flat_is_flat_faiss_ties_and_candidates_and_all(planted, k: int, allowed
         np.testing.assert_array_equal(expected[1][:, :600], brute(vectors, ids, vectors[:9], k)[:, :600])
 
 
-def test_the_limits_of_a_server_change_nothing(planted, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_limits_of_a_server_change_nothing(planted: Planted, monkeypatch: pytest.MonkeyPatch) -> None:
     vectors, ids, index = planted
     queries, choices = vectors[:20], (None, ids[::3], np.arange(100, 400), np.delete(ids, [5, 9, 400]))
     expected = [faiss(vectors, ids).search(queries, 70, chosen) for chosen in choices]
@@ -108,7 +90,9 @@ def test_random_vectors_have_the_scores_of_faiss_and_numpy(tmp_path: Path) -> No
 
 @settings(max_examples=8, deadline=None)
 @given(st.integers(1, 12), st.integers(1, 3), st.integers(1, 15), st.integers(0, 10**6))
-def test_small_sets_are_as_in_faiss(tmp_path_factory, n: int, dim: int, k: int, seed: int) -> None:
+def test_small_sets_are_as_in_faiss(
+    tmp_path_factory: pytest.TempPathFactory, n: int, dim: int, k: int, seed: int
+) -> None:
     vectors, ids = integers(n, dim, seed)
     index, queries = build(tmp_path_factory.mktemp("small"), vectors, ids), vectors[: 1 + seed % 3]
     for chosen in (None, ids[::2]):
@@ -244,7 +228,7 @@ import os, signal, sys
 from pathlib import Path
 import common.index.milvus_collection as collection
 from common.index.milvus_server import Server
-from tests.common.index.test_milvus_index import build, integers
+from tests.common.index.vectors import build, integers
 
 collection._BATCH_BYTES, calls, call = 2000, 0, Server.call
 

@@ -14,7 +14,7 @@ from common.errors import ConfigError, DataError
 from common.index.build import IndexSettings, check_engine
 from common.index.milvus_index import MilvusIndex
 from common.index.milvus_server import Server, checked, shown
-from tests.common.index.test_milvus_index import build, faiss, integers
+from tests.common.index.vectors import build, faiss, integers
 
 pytest.importorskip("pymilvus", reason="Milvus is an extra: pip install -r requirements-cluster.txt")
 pytest.importorskip("milvus_lite", reason="Milvus is an extra: pip install -r requirements-cluster.txt")
@@ -146,7 +146,7 @@ def test_nobody_at_the_address_is_said_soon_and_without_secrets(tmp_path: Path) 
     start, uri = time.monotonic(), f"http://me:sesame@127.0.0.1:{closed_port()}"
     for call in (
         lambda: check_engine(IndexSettings.of("milvus", uri, "you:open")),
-        lambda: MilvusIndex(4, work=tmp_path, uri=uri, token="you:open"),
+        lambda: MilvusIndex(4, work=tmp_path, uri=uri, token="you:open"),  # noqa: S106
     ):
         with pytest.raises(ConfigError, match="no Milvus server answers") as caught:
             call()

@@ -10,7 +10,7 @@ from sklearn.metrics import normalized_mutual_info_score
 from common.errors import DataError
 from common.planted import tree_vectors
 from common.tokenizers import load_quantizer
-from common.tokenizers.balanced import balanced_assignment, even_sizes
+from common.tokenizers.balanced import _auction, balanced_assignment, even_sizes
 from common.tokenizers.balanced_tree import BalancedKMeansTree
 
 
@@ -51,6 +51,38 @@ def test_the_auction_from_other_prices_is_as_cheap_and_greedy_is_not() -> None:
         greedy += costs[rows, cluster].sum()
         free[rows] = False
     assert greedy > 1.05 * best
+
+
+def plain_auction(
+    costs: np.ndarray, sizes: np.ndarray, prices: np.ndarray, step: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """The oracle: in each round all free rows bid, and every cluster sorts the bids that it has."""
+    prices, owners, bids = prices.copy(), np.full(len(costs), -1), np.zeros(len(costs))
+    while len(free := np.flatnonzero(owners < 0)):
+        total = costs[free] + prices
+        first = total.argmin(axis=1)
+        best = total[np.arange(len(free)), first]
+        total[np.arange(len(free)), first] = np.inf
+        owners[free], bids[free] = first, prices[first] + (total.min(axis=1) - best) + step
+        for cluster in np.unique(first):
+            rows = np.flatnonzero(owners == cluster)
+            rows = rows[np.lexsort((rows, -bids[rows]))]
+            owners[rows[sizes[cluster] :]] = -1
+            if len(rows) >= sizes[cluster]:
+                prices[cluster] = bids[rows[sizes[cluster] - 1]]
+    return owners, prices
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(20, 200), st.integers(2, 9), st.integers(0, 10**6), st.booleans())
+def test_the_last_rounds_are_the_same_auction_to_the_byte(rows: int, clusters: int, seed: int, equal: bool) -> None:
+    costs = costs_of(rows, clusters, seed).astype(np.float32)
+    costs = costs.round() if equal else costs  # many equal bids
+    sizes = even_sizes(rows, clusters, np.arange(clusters))
+    for step in (0.5, 0.01):
+        wanted = plain_auction(costs, sizes, np.zeros(clusters), step)
+        found = _auction(costs, sizes, np.zeros(clusters), step)
+        assert np.array_equal(found[0], wanted[0]) and found[1].tobytes() == wanted[1].tobytes()
 
 
 def test_many_rows_start_from_the_prices_of_some() -> None:

@@ -10,7 +10,9 @@ from typer.testing import CliRunner, Result
 from common.planted import additive_vectors
 from common.tokenizers import QUANTIZERS, load_quantizer
 from common.tokenizers.__main__ import app
+from common.tokenizers.app import _what_helps
 from common.tokenizers.files import read_sids
+from common.tokenizers.health import code_warnings
 
 SMALL = ["--set", "codebook_sizes=[8,8,8]"]
 
@@ -41,6 +43,8 @@ def test_fit_encode_report(data: Path, tmp_path: Path) -> None:
     done = call("report", "--model", out, "--data", data)
     assert done.exit_code == 0, done.output
     report = json.loads((out / "report.json").read_text())
+    assert report["warnings"] == code_warnings(codes, quantizer.codebook_sizes, todo=_what_helps(quantizer))
+    assert all(line in done.output for line in report["warnings"])
     assert report["collisions"]["distinct"] == len(np.unique(codes, axis=0))
     x = np.load(data)
     for row in report["levels"]:

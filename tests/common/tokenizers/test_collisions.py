@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from common.errors import DataError
 from common.planted import additive_vectors
 from common.tokenizers.collisions import collision_report, expected_unique_fraction
+from common.tokenizers.health import code_warnings
 from common.tokenizers.packed import RowIndex, pack, ranks, unpack, words
 from common.tokenizers.rq_kmeans import RQKMeans
 
@@ -143,3 +144,18 @@ def test_report_renders_and_is_json() -> None:
 def test_bad_codes_are_named(codes) -> None:
     with pytest.raises(DataError):
         collision_report(codes, (3, 3))
+
+
+def test_what_is_wrong_with_codes_is_told_and_good_codes_are_not() -> None:
+    rng = np.random.default_rng(0)
+    even = rng.integers(0, 64, (1000, 3))
+    assert code_warnings(even, (64,) * 3, todo="-") == []  # random codes of enough levels
+    tight = code_warnings(even[:, :1], (64,), todo="-")
+    assert len(tight) == 2 and "1,000 of 1,000 items (100%)" in tight[0] and "more codes or levels" in tight[1]
+    idle = np.stack([even[:, 0] // 4, even[:, 1], even[:, 2]], 1)
+    assert code_warnings(idle, (64,) * 3, todo="train on", names=("text", "image", "sound")) == [
+        "warning: text uses 16 of 64 codes (25%); random: 64",
+        "what helps: train on",
+    ]
+    few = rng.integers(0, 4096, (40, 2))  # few items cannot use many codes
+    assert code_warnings(few, (4096,) * 2, todo="-") == []

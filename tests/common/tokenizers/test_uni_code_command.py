@@ -8,12 +8,14 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner, Result
 
+from common.config import make_config
 from common.generative.config import ItemIdsConfig
 from common.generative.item_ids import make_ids
 from common.generative.sequences import Sequences, leave_one_out
 from common.tokenizers.__main__ import app
 from common.tokenizers.files import read_sids
-from common.tokenizers.uni_code import UniCode
+from common.tokenizers.uni_code import UniCode, UniCodeConfig, command
+from common.tokenizers.uni_code.config import ENOUGH, for_few
 
 SMALL = [
     part
@@ -109,3 +111,38 @@ def test_a_third_modality_by_name(files: tuple[Path, Path], tmp_path: Path) -> N
     assert done.exit_code == 0, done.output
     assert read_sids(out / "ids.parquet").levels == 3
     assert UniCode.load(out).names == ("cover", "image", "text")
+
+
+def test_few_items_get_settings_of_their_own_and_many_or_several_steps_the_papers(
+    files: tuple[Path, Path], tmp_path: Path
+) -> None:
+    paper = UniCodeConfig()
+    for samples in (4, 60, 500, 1663, 7999):
+        made = make_config(UniCodeConfig, for_few(samples, 1), [], "few")
+        batches = max(1, samples // made.batch_size)  # as `PairedBatches` cuts them
+        assert ENOUGH <= batches * made.fit.epochs < ENOUGH + batches and made.reset_after * 5 < ENOUGH
+        assert made.codes == min(400, max(2, samples // 4)) and made.validation == 0
+    assert for_few(8000, 1) == for_few(60, 2) == {} and 8000 // paper.batch_size * paper.fit.epochs == ENOUGH
+    done = call("--text", files[0], "--image", files[1], "--out", tmp_path / "few", "--set", "fit.epochs=2")
+    assert done.exit_code == 0, done.output
+    told = UniCode.load(tmp_path / "few").config
+    assert (told.codes, told.depth, told.fit.epochs, told.fit.learning_rate) == (15, 0, 2, 1e-3)
+    assert "codes=15" in done.output and "fit.epochs=600" in done.output  # what it is unless --set says otherwise
+
+
+def test_codes_that_collide_or_lie_idle_are_told_with_what_to_change(
+    files: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = ("--text", files[0], "--image", files[1], *SMALL)
+    monkeypatch.setattr(command, "item_codes", lambda *_, **__: (np.arange(60), np.zeros((60, 2), np.int32), {}))
+    done = " ".join(call(*given, "--out", tmp_path / "bad").output.split())
+    assert "warning: 60 of 60 items (100%) share their codes with another item: 1 different rows of codes" in done
+    assert "warning: text uses 1 of 6 codes (17%)" in done and "warning: image uses 1 of 6" in done
+    assert (
+        "what helps: more steps and sooner resets: this fit had 6 steps" in done
+        and "raise fit.epochs (it is 2)" in done
+    )
+    codes = np.stack([np.arange(60) % 6, np.arange(60) // 6 % 6], 1).astype(np.int32)
+    wide = (np.arange(36), codes[:36], {})
+    monkeypatch.setattr(command, "item_codes", lambda *_, **__: wide)
+    assert "warning" not in call(*given, "--out", tmp_path / "good").output
