@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -105,4 +106,4 @@ def growth(
 
 
 if __name__ == "__main__":
-    cli.main(app)
+    cli.main(app, os.environ)

@@ -9,6 +9,7 @@ nothing but the score. Finished arms are kept in `--results` (JSON lines): the s
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -350,4 +351,4 @@ def main(
 
 
 if __name__ == "__main__":
-    cli_main(lambda: typer.run(main))
+    cli_main(lambda: typer.run(main), os.environ)

@@ -9,6 +9,7 @@ document. The questions are seen by nothing but the score.
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -119,4 +120,4 @@ def main(
 
 
 if __name__ == "__main__":
-    cli_main(lambda: typer.run(main))
+    cli_main(lambda: typer.run(main), os.environ)

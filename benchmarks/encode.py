@@ -12,8 +12,6 @@ the baseline, OCR included (read now where the cache lacks it); without it, only
 from __future__ import annotations
 
 import multiprocessing
-import resource
-import sys
 import tempfile
 import time
 from collections import Counter
@@ -27,6 +25,7 @@ from unittest.mock import patch
 import numpy as np
 import typer
 
+from benchmarks.suite.meter import peak
 from common.encoders.maxsim import maxsim
 from common.faults import FaultLog
 from track1_mdr.chunks import Chunks, chunk_passages
@@ -184,9 +183,8 @@ def measure(name: str, threads: int, cache: Path, chunks: list[Any], questions: 
     wall, cpu = time.perf_counter(), time.process_time()
     passages = encode(chunks, "passage")
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-    unit = 2**30 if sys.platform == "darwin" else 2**20
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
-    return Result(passages, None if SYSTEMS[name].pairs else encode(questions, "query"), wall, cpu, peak)
+    memory = peak() / 2**30
+    return Result(passages, None if SYSTEMS[name].pairs else encode(questions, "query"), wall, cpu, memory)
 
 
 def recall(tables: TaskTables, owners: np.ndarray, result: Result) -> list[float]:

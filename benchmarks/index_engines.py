@@ -190,4 +190,4 @@ def main(
 
 
 if __name__ == "__main__":
-    cli_main(lambda: typer.run(main))
+    cli_main(lambda: typer.run(main), os.environ)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -86,13 +85,14 @@ def print_rich(renderable: object) -> None:
     Console().print(renderable)
 
 
-def main(call: Callable[[], None]) -> None:
+def main(call: Callable[[], None], environment: MutableMapping[str, str]) -> None:
     """Run a command line with line-buffered output, so that logs of long runs are in order.
 
     Idle threads of OpenMP (torch, faiss, scikit-learn) sleep instead of spinning: beside another job on the same
-    cores, spinning ones take the time that the working ones wait for. It must be said before the library is loaded.
+    cores, spinning ones take the time that the working ones wait for. `environment` (the process' own) tells the
+    library so before it is loaded, unless the user has chosen.
     """
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     for stream in (sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:

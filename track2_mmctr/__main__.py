@@ -290,7 +290,7 @@ add_explore(app, ROOT, reported, say, data_root, cache_folder)
 
 def main() -> None:
     """Run the command line."""
-    cli.main(app)
+    cli.main(app, os.environ)
 
 
 if __name__ == "__main__":

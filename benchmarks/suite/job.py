@@ -29,4 +29,4 @@ def main(track: str, config: str, root: str, folder: str, cache: str) -> None:
 
 
 if __name__ == "__main__":
-    cli.main(lambda: main(*sys.argv[1:]))
+    cli.main(lambda: main(*sys.argv[1:]), os.environ)

@@ -164,7 +164,7 @@ def render(rows: Sequence[Row]) -> str:
     """Return the table, and below it what failed or was left out."""
     shown = [cells(row) for row in rows]
     for line in shown:
-        line[10] = line[10] if len(line[10]) <= 60 else line[10][:57] + "..."
+        line[10] = line[10] if len(line[10]) <= 90 else line[10][:87] + "..."
     notes = dict.fromkeys(f"{row.work}: {row.note}" for row in rows if row.note)
     return aligned(HEADER, shown, LEFT) + "".join(f"\n{note}" for note in notes)
 

@@ -89,8 +89,8 @@ def ray(context: Context) -> Work:
         call, arguments = f"{HERE}:job", {"name": name, "folder": folder}
         peer = f"local_{name}"
         systems.append(System(peer, "2 local processes", call, arguments | {"engine": "local"}, peer=True))
-        more = {"against": (peer,), "needs": ("ray",)}
-        systems.append(System(f"ray_{name}", "2 Ray workers", call, arguments | {"engine": "ray"}, **more))
+        mine = arguments | {"engine": "ray"}
+        systems.append(System(f"ray_{name}", "2 Ray workers", call, mine, against=(peer,), needs=("ray",)))
     figures = (
         Figure("start", "from nothing to the first answers", "s", per="time"),
         Figure("tasks", "tasks of 5 ms", "tasks/s"),

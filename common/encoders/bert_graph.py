@@ -37,9 +37,13 @@ def bert_graph(weights: BertWeights, output: Output) -> bytes:
 
 class _Builder:
     def __init__(self, weights: BertWeights) -> None:
+        from onnx import ModelProto, helper
+
         self._weights = weights
-        self._nodes: list[Any] = []
-        self._tensors: list[Any] = []
+        opsets = [helper.make_opsetid("", _OPSET), helper.make_opsetid(_FUSED, 1)]
+        self._model = ModelProto(ir_version=_IR_VERSION, opset_import=opsets)
+        self._graph: Any = self._model.graph  # filled in place: the helpers' whole graphs copy every tensor twice
+        self._graph.name = "bert"
 
     def build(self, output: Output) -> bytes:
         from onnx import TensorProto, helper
@@ -57,19 +61,11 @@ class _Builder:
             logits = self._linear(weights.classifier, pooled)
             states = self._node("Squeeze", [logits, self._tensor(np.asarray([1]))])
             shape = [1, weights.classifier.bias.size]
-        self._nodes.append(helper.make_node("Identity", [states], ["output"]))
-        graph = helper.make_graph(
-            self._nodes,
-            "bert",
-            [
-                helper.make_tensor_value_info(n, TensorProto.INT64, [1, "tokens"])
-                for n in ("input_ids", "token_type_ids")
-            ],
-            [helper.make_tensor_value_info("output", TensorProto.FLOAT, shape)],
-            self._tensors,
-        )
-        opsets = [helper.make_opsetid("", _OPSET), helper.make_opsetid(_FUSED, 1)]
-        return helper.make_model(graph, opset_imports=opsets, ir_version=_IR_VERSION).SerializeToString()
+        self._graph.node.append(helper.make_node("Identity", [states], ["output"]))
+        inputs = ("input_ids", "token_type_ids")
+        self._graph.input.extend(helper.make_tensor_value_info(n, TensorProto.INT64, [1, "tokens"]) for n in inputs)
+        self._graph.output.append(helper.make_tensor_value_info("output", TensorProto.FLOAT, shape))
+        return self._model.SerializeToString()
 
     def _embeddings(self) -> str:
         weights = self._weights
@@ -120,10 +116,11 @@ class _Builder:
         return self._node("DynamicQuantizeMatMul", inputs, fused=True)
 
     def _tensor(self, values: np.ndarray) -> str:
-        from onnx import numpy_helper
+        from onnx import helper
 
-        name = f"w{len(self._tensors)}"
-        self._tensors.append(numpy_helper.from_array(np.ascontiguousarray(values), name))
+        name = f"w{len(self._graph.initializer)}"
+        kind = helper.np_dtype_to_tensor_dtype(values.dtype)
+        self._graph.initializer.add(name=name, dims=values.shape, data_type=kind, raw_data=values.tobytes())
         return name
 
     def _node(self, kind: str, inputs: list[str], *, fused: bool = False, **attributes: Any) -> str:
@@ -134,9 +131,9 @@ class _Builder:
     ) -> list[str]:
         from onnx import helper
 
-        outputs = [f"v{len(self._nodes)}_{i}" for i in range(count)]
+        outputs = [f"v{len(self._graph.node)}_{i}" for i in range(count)]
         domain = _FUSED if fused else ""
-        self._nodes.append(helper.make_node(kind, inputs, outputs, domain=domain, **attributes))
+        self._graph.node.append(helper.make_node(kind, inputs, outputs, domain=domain, **attributes))
         return outputs
 
 

@@ -64,6 +64,7 @@ class OnnxTextModel:
         else:
             graph = bert_graph(weights, output)
             self.engine, size = f"bert graph {VERSION}", len(graph)
+        del weights  # before the sessions take as much memory again
         # A session for each thread: in a shared one each works in memory that the other core had last (a tenth slower).
         count = max(1, min(self.threads, _SESSION_BYTES // max(size, 1)))
         self._sessions = [_session(graph, path) for _ in range(count)]

@@ -218,7 +218,7 @@ def _again(overrides: list[str] | None) -> str:
 
 def main() -> None:
     """Run the command line."""
-    cli.main(app)
+    cli.main(app, os.environ)
 
 
 if __name__ == "__main__":

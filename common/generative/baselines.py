@@ -173,12 +173,11 @@ class Generated:
         trie = self.trie if allowed is None else self.trie.restrict(allowed)
         items = np.full((len(histories), k), -1, np.int64)
         scores = np.full((len(histories), k), -np.inf, np.float32)
-        for start in range(0, len(histories), self.batch):
-            part = histories.take(slice(start, start + self.batch))
+        for rows in histories.batches(self.batch, self.most):
+            part = histories.take(rows)
             batch = TigerBatch.of([one[-self.most :] for one in part], part.users).to(self.model.device)
             found = self.model.generate(batch, trie, beam=max(self.beam, k), top_k=k)
-            items[start : start + len(part)] = found.items.cpu().numpy()
-            scores[start : start + len(part)] = found.scores.cpu().numpy()
+            items[rows], scores[rows] = found.items.cpu().numpy(), found.scores.cpu().numpy()
         return items, scores
 
     def score_items(self, histories: Histories, items: np.ndarray) -> np.ndarray:
@@ -186,10 +185,10 @@ class Generated:
         from common.generative.tiger_batches import TigerBatch
 
         scores = np.empty(items.shape, np.float32)
-        for start in range(0, len(histories), self.batch):
-            part = histories.take(slice(start, start + self.batch))
+        for rows in histories.batches(self.batch, self.most):
+            part = histories.take(rows)
             batch = TigerBatch.of([one[-self.most :] for one in part], part.users).to(self.model.device)
-            scores[start : start + len(part)] = self.model.score(batch, items[start : start + len(part)]).cpu().numpy()
+            scores[rows] = self.model.score(batch, items[rows]).cpu().numpy()
         return scores
 
 

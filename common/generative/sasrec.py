@@ -105,14 +105,13 @@ class SasRec(GenerativeRetriever):
         return step, len(batch)
 
     @torch.no_grad()
-    def user_vectors(self, histories: Histories, chunk: int = 256) -> np.ndarray:
+    def user_vectors(self, histories: Histories, chunk: int = 64) -> np.ndarray:
         """Return the state after each history, float32 [Q, D], without dropout."""
         made = np.empty((len(histories), self.config.dim), np.float32)
         with evaluating(self):
-            for start in range(0, len(histories), chunk):
-                part = histories.take(slice(start, start + chunk))
-                batch = TigerBatch.of([one[-self.config.max_items :] for one in part])
-                made[start : start + len(part)] = self.last_states(batch).float().cpu().numpy()
+            for rows in histories.batches(chunk, self.config.max_items):
+                batch = TigerBatch.of([one[-self.config.max_items :] for one in histories.take(rows)])
+                made[rows] = self.last_states(batch).float().cpu().numpy()
         return made
 
     @torch.no_grad()

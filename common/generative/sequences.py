@@ -104,6 +104,17 @@ class Histories:
         """Items of each history, int64 [Q]."""
         return self.ends - self.starts
 
+    def batches(self, size: int, most: int) -> Iterator[np.ndarray]:
+        """Yield the rows of `size` queries at a time, of like length (their last `most` items): little is padding.
+
+        >>> h = Histories(np.arange(9), np.array([0, 4, 5]), np.array([4, 5, 9]), np.zeros(3, np.int64))
+        >>> [rows.tolist() for rows in h.batches(2, most=4)]
+        [[1, 0], [2]]
+        """
+        order = np.argsort(np.minimum(self.lengths, most), kind="stable")
+        for start in range(0, len(order), size):
+            yield order[start : start + size]
+
     def padded(self, width: int) -> tuple[np.ndarray, np.ndarray]:
         """Return (items int64 [Q, W], mask bool [Q, W], True = real): the last `width` items, padded at the end by 0.
 

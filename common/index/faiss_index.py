@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +27,11 @@ from common.index.base import (
     ranked,
     widened,
 )
+from common.index.faiss_flat import among, faiss_module, longest, one_by_one, product_from
 
 KINDS: tuple[Kind, ...] = ("flat", "hnsw", "ivfpq")
 _FORMAT = 1
+_PART = 50_000
 
 Find = Callable[[int], tuple[np.ndarray, np.ndarray]]
 
@@ -59,6 +61,7 @@ class FaissIndex:
         self.dim, self.kind, self.seed, self.threads = dim, kind, seed, threads
         self._index: Any = None
         self._ids = IdTable()
+        self._length = 0.0  # of the longest vector, in a flat index
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -80,6 +83,8 @@ class FaissIndex:
                 self._index = self._build(vectors)
             self._index.add(vectors)
         self._ids = table
+        if self.kind == "flat":
+            self._length = max(self._length, longest(vectors))
 
     def search(
         self, queries: np.ndarray, k: int, candidates: np.ndarray | None = None
@@ -106,7 +111,7 @@ class FaissIndex:
             np.save(temporary / "ids.npy", self._ids.ids)
             names = ["ids.npy"]
             if self._index is not None:
-                _faiss().write_index(self._index, str(temporary / "index.faiss"))
+                faiss_module().write_index(self._index, str(temporary / "index.faiss"))
                 names.append("index.faiss")
             manifest = {
                 "format": _FORMAT,
@@ -131,14 +136,20 @@ class FaissIndex:
         index = cls(manifest["dim"], manifest["kind"], manifest["seed"], threads)
         index._ids = IdTable(np.load(folder / "ids.npy", allow_pickle=False))
         if "index.faiss" in manifest["sha256"]:
-            index._index = _faiss().read_index(str(folder / "index.faiss"))
+            index._index = faiss_module().read_index(str(folder / "index.faiss"))
+            if index.kind == "flat":
+                index._length = max(longest(part) for part in index._parts())
         held = 0 if index._index is None else index._index.ntotal
         if not len(index._ids) == held == manifest["vectors"]:
             raise damaged(folder, f"{len(index._ids)} ids, {held} vectors, {manifest['vectors']} in the manifest")
         return index
 
+    def _parts(self) -> Iterator[np.ndarray]:
+        for start in range(0, self._index.ntotal, _PART):
+            yield self._index.reconstruct_n(start, min(_PART, self._index.ntotal - start))
+
     def _build(self, vectors: np.ndarray) -> Any:
-        faiss = _faiss()
+        faiss = faiss_module()
         metric = faiss.METRIC_INNER_PRODUCT
         if self.kind == "flat":
             return faiss.IndexFlatIP(self.dim)
@@ -160,14 +171,17 @@ class FaissIndex:
 
     def _whole(self, queries: np.ndarray, rows: np.ndarray | None, *, every_list: bool = False) -> Find:
         """Return a search of the index, of all rows or of those that a selector lets through."""
-        faiss = _faiss()
+        faiss = faiss_module()
         # The selector's set is built in C++; FAISS keeps a reference to it in the parameters object.
         selector = None if rows is None else faiss.IDSelectorBatch(rows)
 
+        if self.kind == "flat":
+            if rows is not None or len(queries) < product_from(self.dim):
+                return self._one_by_one(queries, rows)
+            return lambda wanted: self._index.search(queries, wanted)
+
         def find(wanted: int) -> tuple[np.ndarray, np.ndarray]:
-            if self.kind == "flat":
-                parameters = None if selector is None else faiss.SearchParameters(sel=selector)
-            elif self.kind == "hnsw":
+            if self.kind == "hnsw":
                 parameters = faiss.SearchParametersHNSW(efSearch=max(128, 2 * wanted), sel=selector)
             else:
                 lists = self._index.nlist if every_list else max(1, self._index.nlist // 8)
@@ -180,37 +194,29 @@ class FaissIndex:
         """Return a search that compares with each of a few rows: the rest of the index is not even looked at."""
         if self.kind == "ivfpq":
             return self._whole(queries, rows, every_list=True)
+        if self.kind == "flat":
+            return self._one_by_one(queries, rows)
+        scores = queries @ self._index.reconstruct_batch(rows).T  # a walk along the graph meets few of them, or none
+
+        def find(wanted: int) -> tuple[np.ndarray, np.ndarray]:
+            columns = best_of_all(scores, wanted)
+            return np.take_along_axis(scores, columns, axis=1), rows[columns]
+
+        return find
+
+    def _one_by_one(self, queries: np.ndarray, rows: np.ndarray | None) -> Find:
+        """Return an exact search of all rows or some, whose scores do not depend on how many queries there are."""
+        if rows is None:
+            take = self._index.reconstruct_batch
+            return one_by_one(self._index.search, take, len(self), self._length, queries)
         vectors = self._index.reconstruct_batch(rows)
-        if self.kind == "hnsw":  # a walk along the graph meets few of the allowed vectors, or none
-            scores = queries @ vectors.T
+        found = one_by_one(among(vectors), lambda places: vectors[places], len(rows), self._length, queries)
 
-            def best(wanted: int) -> tuple[np.ndarray, np.ndarray]:
-                columns = best_of_all(scores, wanted)
-                return np.take_along_axis(scores, columns, axis=1), rows[columns]
+        def find(wanted: int) -> tuple[np.ndarray, np.ndarray]:
+            scores, places = found(wanted)
+            return scores, rows[places]
 
-            return best
-
-        def nearest(wanted: int) -> tuple[np.ndarray, np.ndarray]:
-            parts = [_nearest(queries[start : start + 16], vectors, wanted) for start in range(0, len(queries), 16)]
-            return np.concatenate([part[0] for part in parts]), rows[np.concatenate([part[1] for part in parts])]
-
-        return nearest
-
-
-def _nearest(queries: np.ndarray, vectors: np.ndarray, wanted: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return (scores, places) of the best `wanted`; few queries at once, so that a score is the index's to the bit.
-
-    FAISS sums by a matrix product, in another order, where there are more than a threshold of queries.
-    """
-    faiss = _faiss()
-    return faiss.knn(queries, vectors, wanted, metric=faiss.METRIC_INNER_PRODUCT)
-
-
-def _faiss() -> Any:
-    """Import FAISS when it is first needed; its type stubs lack half of it, hence Any."""
-    import faiss
-
-    return faiss
+        return find
 
 
 class _Threads:
@@ -221,12 +227,12 @@ class _Threads:
         self.before = 0
 
     def __enter__(self) -> None:
-        faiss = _faiss()
+        faiss = faiss_module()
         self.before = faiss.omp_get_max_threads()
         faiss.omp_set_num_threads(self.threads or self.before)
 
     def __exit__(self, *_: object) -> None:
-        _faiss().omp_set_num_threads(self.before)
+        faiss_module().omp_set_num_threads(self.before)
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:

@@ -203,7 +203,7 @@ def page(
 
 def main() -> None:
     """Run the command line."""
-    cli.main(app)
+    cli.main(app, os.environ)
 
 
 if __name__ == "__main__":

@@ -96,7 +96,7 @@ def refresh(runs: RunsOption = None, debug: DebugOption = False) -> None:
 
 def main() -> None:
     """Run the command line."""
-    cli.main(app)
+    cli.main(app, os.environ)
 
 
 if __name__ == "__main__":

@@ -152,4 +152,4 @@ def uni_code(
 
 
 if __name__ == "__main__":
-    cli.main(app)
+    cli.main(app, os.environ)

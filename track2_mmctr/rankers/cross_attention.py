@@ -2,7 +2,7 @@
 
 The item vector has the levels of every item, the history's too (`features.item_levels: true`): all runs above .984
 do that. The encoder's query is the target, its keys and values are the history; each of the layers reads the same
-history vectors, so that keys and values are computed once for each different item of a batch. Departures from the
+history vectors: one query and one map of the result a row and head, and no key or value of an item. Departures from the
 published model: no embedding of user_id (users of valid and test are not in train), attention without biases, and
 an RMSNorm (Zhang & Sennrich 2019) after each residual sum, shared by the two halves of a layer.
 """
@@ -17,8 +17,9 @@ from track2_mmctr.config import CrossAttentionConfig, FeatureConfig
 from track2_mmctr.datasets.tables import ItemTable
 from track2_mmctr.rankers.base import Ranker
 from track2_mmctr.rankers.din import DinPooling
+from track2_mmctr.rankers.dropout import Dropout
 from track2_mmctr.rankers.layers import Mlp, TargetAttention, init_linear
-from track2_mmctr.rankers.packed import mean_pool
+from track2_mmctr.rankers.packed import look_up, mean_pool
 
 
 class CrossAttentionLayer(nn.Module):
@@ -30,11 +31,11 @@ class CrossAttentionLayer(nn.Module):
         self.attention = TargetAttention(dim, attention_dim, heads, dropout)
         self.feed_forward = Mlp(dim, [feed_forward], out=dim, dropout=dropout)
         self.norm = nn.RMSNorm(dim, eps=1e-6)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
-    def forward(self, state: Tensor, vectors: Tensor, batch: Batch) -> Tensor:
-        """Return the next state [B, D] of the targets, given item vectors [U, D]."""
-        state = self.norm(state + self.dropout(self.attention(state, vectors, batch)))
+    def forward(self, state: Tensor, vectors: Tensor, batch: Batch, tokens: Tensor) -> Tensor:
+        """Return the next state [B, D] of the targets, given vectors of items [U, D] and of history tokens [T, D]."""
+        state = self.norm(state + self.dropout(self.attention(state, vectors, batch, tokens)))
         return self.norm(state + self.dropout(self.feed_forward(state)))
 
 
@@ -58,9 +59,9 @@ class CrossAttention(Ranker):
         """Return logits [B]."""
         vectors = self.encoder(batch.items)
         target = vectors[batch.target]
-        state = target
+        state, tokens = target, look_up(vectors, batch)
         for layer in self.layers:
-            state = layer(state, vectors, batch)
+            state = layer(state, vectors, batch, tokens)
         parts = [self.encoder.side(batch), self.encoder.dense(batch), target, state]
         if self.pooling is not None:
             parts.append(self.pooling(target, vectors, batch))

@@ -94,7 +94,7 @@ class ItemEncoder(nn.Module):
         if self.tags is not None:
             parts.append(self.mean_tags(items))
         if self.embedding_dim:
-            frozen = self.frozen[items]
+            frozen = self.frozen.index_select(0, items)
             parts.append(frozen if self.projection is None else self.projection(frozen))
         if self.config.item_levels:
             assert self.likes is not None and self.views is not None  # noqa: S101 - made in __init__ on the same condition

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from track2_mmctr.batches import Batch, Block
+from track2_mmctr.rankers.attend import attend_rows
 from track2_mmctr.rankers.dropout import Dropout
 from track2_mmctr.rankers.packed import look_up, pool, spread
 
@@ -66,8 +68,10 @@ def token_softmax(scores: Tensor, batch: Batch) -> Tensor:
 class TargetAttention(nn.Module):
     """Multi-head target attention over a history without padding (FuxiCTR's MultiHeadTargetAttention).
 
-    softmax(W_q t · W_k h / sqrt(head size)) over each row's history, heads joined by W_o; no biases. A row
-    without history gets zeros. Keys and values are computed once for each different item of the batch.
+    softmax(W_q t · W_k h / sqrt(head size)) over each row's history, heads joined by W_o; no biases. A row without
+    history gets zeros. Where heads are small, keys and values are computed once for each different item of the batch.
+    Where they are not (`moved`), both maps are moved from the items to the rows, of which there are fewer: in a head,
+    W_q t · W_k h = (W_kᵀ W_q t) · h and Σ a W_v h = W_v Σ a h.
     """
 
     def __init__(self, inputs: int, attention_dim: int, heads: int, dropout: float = 0.0) -> None:
@@ -75,18 +79,35 @@ class TargetAttention(nn.Module):
         if attention_dim % heads:
             raise ValueError(f"attention_dim {attention_dim} is not a multiple of {heads} heads")
         self.heads, self.head_dim = heads, attention_dim // heads
+        self.moved = 2 * attention_dim > inputs
         self.query = nn.Linear(inputs, attention_dim, bias=False)
         self.key = nn.Linear(inputs, attention_dim, bias=False)
         self.value = nn.Linear(inputs, attention_dim, bias=False)
         self.output = nn.Linear(attention_dim, inputs, bias=False)
         self.dropout = Dropout(dropout)
 
-    def forward(self, target: Tensor, vectors: Tensor, batch: Batch) -> Tensor:
-        """Return [B, inputs] of targets [B, inputs] and item vectors [U, inputs]."""
+    def forward(self, target: Tensor, vectors: Tensor, batch: Batch, tokens: Tensor | None = None) -> Tensor:
+        """Return [B, inputs] of targets [B, inputs] and item vectors [U, inputs].
+
+        `tokens` are the vectors of the history [T, inputs], where they are looked up already.
+        """
+        heads = (self._by_row if self.moved else self._by_item)(self.query(target), vectors, batch, tokens)
+        return self.output(heads)
+
+    def _by_item(self, query: Tensor, vectors: Tensor, batch: Batch, tokens: Tensor | None) -> Tensor:
+        del tokens
         shape = (-1, self.heads, self.head_dim)
-        query = spread(self.query(target).view(shape), batch)
-        scores = (query * look_up(self.key(vectors).view(shape), batch)).sum(-1) / self.head_dim**0.5
-        weights = self.dropout(token_softmax(scores, batch))
+        scores = spread(query.view(shape), batch) * look_up(self.key(vectors).view(shape), batch)
+        weights = self.dropout(token_softmax(scores.sum(-1) / self.head_dim**0.5, batch))
         value = self.value(vectors).view(shape)
         heads = [pool(value[:, h].contiguous(), batch, weights[:, h].contiguous()) for h in range(self.heads)]
-        return self.output(torch.cat(heads, dim=1))
+        return torch.cat(heads, dim=1)
+
+    def _by_row(self, query: Tensor, vectors: Tensor, batch: Batch, tokens: Tensor | None) -> Tensor:
+        tokens = look_up(vectors, batch) if tokens is None else tokens
+        maps = zip(query.split(self.head_dim, dim=1), self.key.weight.split(self.head_dim), strict=True)
+        moved = torch.stack([part @ weight for part, weight in maps], dim=1)
+        dropout = self.dropout.p if self.training else 0.0
+        mixed = attend_rows(moved, tokens, batch.blocks, self.head_dim**-0.5, dropout)
+        values = self.value.weight.split(self.head_dim)
+        return torch.cat([functional.linear(mixed[:, h], weight) for h, weight in enumerate(values)], dim=1)

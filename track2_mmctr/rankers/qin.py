@@ -10,6 +10,7 @@ from track2_mmctr.batches import Batch
 from track2_mmctr.config import FeatureConfig, QinConfig
 from track2_mmctr.datasets.tables import ItemTable
 from track2_mmctr.rankers.base import Ranker
+from track2_mmctr.rankers.dropout import Dropout
 from track2_mmctr.rankers.layers import init_linear
 from track2_mmctr.rankers.packed import look_up, pool, spread
 
@@ -44,7 +45,7 @@ class QuadraticLayer(nn.Module):
         self.linear = nn.Linear(dim, dim * rows)
         self.norm = nn.BatchNorm1d(dim) if batch_norm else nn.Identity()
         self.activation = nn.PReLU()
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return [B, dim] of [B, dim]."""

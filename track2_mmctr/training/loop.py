@@ -32,7 +32,7 @@ from track2_mmctr.training.distributed import World
 from track2_mmctr.training.losses import ctr_loss
 from track2_mmctr.training.predict import predict_together
 from track2_mmctr.training.resume import Evaluation, State, load_state, save_state
-from track2_mmctr.training.setup import check, has_batch_norm, make_optimizer
+from track2_mmctr.training.setup import check, has_batch_norm, large, make_optimizer
 
 OnEvaluation = Callable[[Evaluation], None]
 CHECKPOINT_SECONDS = 60.0
@@ -170,7 +170,8 @@ class _Trainer:
         if self.single and self.world.main:
             self.say("one row of each epoch is left out: it would be alone in the last batch, and batch norm needs two")
         self.saved, self.pause = time.monotonic(), self.interval
-        products = fast_products(self.device, enabled=not self.config.compile)  # compiled code has products of its own
+        onednn = large(self.model, self.config.batch_size) and not self.config.compile  # compiled code has its own
+        products = fast_products(self.device, enabled=onednn)
         with self.interrupt, repeatable(self.device), products, kept_memory(self.device):
             while progress.stopped is None:
                 self._epoch(on_evaluation)

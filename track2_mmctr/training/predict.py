@@ -78,6 +78,7 @@ def predict_rows(
 ) -> np.ndarray:
     """Return the logits of some rows of a split, float64 [len(rows)], in the order of `rows`."""
     device, training = torch.device(device), model.training
+    order = rows[np.argsort(split.users[rows], kind="stable")]  # rows of a user share their items
     place = np.empty(len(split), dtype=np.int64)
     place[rows] = np.arange(len(rows))
     logits = np.empty(len(rows), dtype=np.float64)
@@ -85,7 +86,7 @@ def predict_rows(
     shown = bar(f"predict {split.name}", total=len(rows), unit="row")
     try:
         with shown, fast_products(device), kept_memory(device):
-            for batch in batches(split, batch_size, max_len, order=rows):
+            for batch in batches(split, batch_size, max_len, order=order):
                 with torch.autocast(device.type, dtype=torch.bfloat16, enabled=amp):
                     out = model(batch.to(device))
                 logits[place[batch.rows.numpy()]] = out.cpu().double().numpy()

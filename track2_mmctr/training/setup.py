@@ -10,6 +10,9 @@ from common.errors import ConfigError, DataError
 from track2_mmctr.config import LossConfig, TrainConfig
 from track2_mmctr.datasets.tables import CtrData
 
+WORTH = 1 << 28
+"""Weights times rows of a step from which on oneDNN's products pay: 2 GFLOP, 20 ms."""
+
 
 def check(model: nn.Module, data: CtrData, config: TrainConfig, loss: LossConfig) -> None:
     """Raise what can be known to go wrong before the first step."""
@@ -40,6 +43,13 @@ def check(model: nn.Module, data: CtrData, config: TrainConfig, loss: LossConfig
 def has_batch_norm(model: nn.Module) -> bool:
     """Whether a step on a single row is impossible."""
     return any(isinstance(module, nn.BatchNorm1d) for module in model.modules())
+
+
+def large(model: nn.Module, batch_size: int) -> bool:
+    """Whether a step's products of matrices are worth a kernel of oneDNN's for every new shape."""
+    tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    weights = sum(weight.numel() for weight in model.parameters() if id(weight) not in tables)
+    return weights * batch_size >= WORTH
 
 
 def make_optimizer(model: nn.Module, config: TrainConfig, device: torch.device) -> torch.optim.Adam:

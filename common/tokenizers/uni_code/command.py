@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -121,7 +122,7 @@ def _fit(
 ) -> UniCode:
     ids, paired = common_rows(features)
     few = for_few(*_samples(paired))
-    config = make_config(UniCodeConfig, few, overrides, "settings of uni_code")
+    config = make_config(UniCodeConfig, deepcopy(few), overrides, "settings of uni_code")
     shapes = ", ".join(f"{name} {list(x.shape)}" for name, x in paired.items())
     say(f"uni_code, {config.codes} codes, on {len(ids):,} items that have all modalities: {shapes}; seed {seed}")
     if next(iter(paired.values())).ndim == 2:
