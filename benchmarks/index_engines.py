@@ -37,6 +37,7 @@ ALL = ("faiss:flat", "faiss:hnsw", "faiss:ivfpq", "milvus:flat", "milvus:hnsw", 
 K = 10
 CANDIDATES = 1_000
 ONE, MANY = 100, 64
+SPREAD = 32  # directions
 
 
 @dataclass(frozen=True)
@@ -56,11 +57,19 @@ class Task:
 
 
 def clustered(count: int, queries: int, dim: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return unit vectors float32 [N, D] around N / 100 centres, and queries [Q, D] of the same kind."""
+    """Return unit vectors float32 [N, D] and queries [Q, D] of the same kind.
+
+    They lie around sqrt(N) centres, and spread as texts' vectors do: in few directions, with some noise in all, so that
+    the nearest ones are often of another cluster.
+    """
     rng = np.random.default_rng(seed)
-    centres = rng.normal(size=(max(1, count // 100), dim)).astype(np.float32)
-    rows = rng.integers(len(centres), size=count + queries)
-    vectors = centres[rows] + np.float32(0.7) * rng.normal(size=(len(rows), dim)).astype(np.float32)
+    centres = rng.normal(size=(int(count**0.5), dim)).astype(np.float32)
+    rows, spread = rng.integers(len(centres), size=count + queries), min(SPREAD, dim)
+    vectors = rng.normal(size=(len(rows), spread)).astype(np.float32) @ rng.normal(size=(spread, dim)).astype(
+        np.float32
+    )
+    vectors = centres[rows] + vectors * np.float32(1.5 * spread**-0.5)
+    vectors += np.float32(0.3) * rng.normal(size=vectors.shape).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     return vectors[:count], vectors[count:]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -13,6 +12,7 @@ import numpy as np
 from common.encoders.base import PairScorer, Role, TextEncoder, TokenEncoder
 from common.encoders.batches import Batch, Encoded, encode_batches
 from common.engine.base import Engine, Failed, Item
+from common.engine.threads import torch_threads, use_torch_threads
 from common.errors import DataError
 
 
@@ -80,7 +80,7 @@ def encode_elsewhere(spread: Spread, shards: Iterator[Shard]) -> Iterator[tuple[
         A worker has another model or cannot make it; the encoder failed; a shard cost several workers their lives
         (told after the others are done).
     """
-    threads = spread.threads or _torch_threads()
+    threads = spread.threads or torch_threads()
     gpus = 1.0 if spread.device.startswith("cuda") else 0.0
     found: dict[int, list[Batch]] = {}
     lost: list[str] = []
@@ -104,11 +104,6 @@ def encode_elsewhere(spread: Spread, shards: Iterator[Shard]) -> Iterator[tuple[
         )
 
 
-def _torch_threads() -> int:
-    torch = sys.modules.get("torch")  # without torch in this process, the encoder does not use it
-    return 1 if torch is None else int(torch.get_num_threads())
-
-
 def _start(make: Callable[[], Coder], identity: str, threads: int) -> tuple[Coder, int]:
     coder = make()
     if coder.identity != identity:
@@ -123,8 +118,7 @@ def _start(make: Callable[[], Coder], identity: str, threads: int) -> tuple[Code
 
 def _encode_shard(state: tuple[Coder, int], shard: Shard) -> Iterator[Batch]:
     coder, threads = state
-    if (torch := sys.modules.get("torch")) is not None:
-        torch.set_num_threads(threads)
+    use_torch_threads(threads)
     yield from encode_batches(
         lambda position: coder.load(shard.sent[position]),
         coder.encode,

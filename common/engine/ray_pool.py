@@ -134,7 +134,7 @@ class RayEngine:
         """
         nodes = [node["Resources"] for node in self.ray().nodes() if node["Alive"]]
         if gpus > max((node.get("GPU", 0.0) for node in nodes), default=0.0):
-            raise ConfigError("no node of the Ray cluster has a GPU", expected=f"{gpus:g} for each worker", got="none")
+            raise ConfigError("no node of the Ray cluster has a GPU to spare", expected=f"{gpus:g} for each worker")
         # A cluster that was started here has as many CPUs as workers were asked for, whatever the machine has.
         most = max((node.get("CPU", 0.0) for node in nodes), default=1.0)
         return {"num_cpus": 1 if self.address is None else max(1.0, min(threads, most)), "num_gpus": gpus}

@@ -8,6 +8,7 @@ from functools import partial
 import numpy as np
 
 from common.engine.base import Engine, Failed, Item
+from common.engine.threads import torch_threads, use_torch_threads
 from common.errors import DataError
 from common.progress import bar
 from common.tokenizers.base import CHUNK, Quantizer, chunks
@@ -24,8 +25,10 @@ def item_codes(quantizer: Quantizer, x: np.ndarray, engine: Engine, *, size: int
         return quantizer.item_codes(x)
     codes = np.empty((len(x), quantizer.levels), dtype=np.int32)
     blocks = (chunk for _, chunk in chunks(x, quantizer.dim, size))
+    threads = torch_threads()
+    setup = partial(_given, quantizer, threads)
     with (
-        engine.pool(_encode_block, partial(_given, quantizer), timeout=None) as pool,
+        engine.pool(_encode_block, setup, timeout=None, threads=threads) as pool,
         bar("encode vectors", total=len(x), unit="vector") as shown,
     ):
         for event in pool.run(blocks):
@@ -38,9 +41,11 @@ def item_codes(quantizer: Quantizer, x: np.ndarray, engine: Engine, *, size: int
     return codes
 
 
-def _given(quantizer: Quantizer) -> Quantizer:
-    return quantizer
+def _given(quantizer: Quantizer, threads: int) -> tuple[Quantizer, int]:
+    return quantizer, threads
 
 
-def _encode_block(quantizer: Quantizer, block: np.ndarray) -> Iterator[np.ndarray]:
+def _encode_block(state: tuple[Quantizer, int], block: np.ndarray) -> Iterator[np.ndarray]:
+    quantizer, threads = state
+    use_torch_threads(threads)
     yield quantizer.encode(block)

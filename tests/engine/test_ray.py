@@ -19,7 +19,7 @@ from common.encoders.spread import Spread
 from common.encoders.store import EmbeddingStore
 from common.engine.base import End, Failed, Item
 from common.engine.local import LOCAL, LocalEngine
-from common.errors import DataError
+from common.errors import ConfigError, DataError
 from common.faults import FaultLog
 from common.tokenizers.rq_kmeans import RQKMeans
 from common.tokenizers.spread import item_codes
@@ -90,6 +90,16 @@ def test_a_set_up_that_fails_is_one_error(ray_engine: RayEngine) -> None:
     for timeout, reason in ((None, "the model is not there"), (20.0, "could not start")):
         with ray_engine.pool(act, broken, timeout=timeout) as pool, pytest.raises(DataError, match=reason):
             list(pool.run([("count", 2)]))
+
+
+def test_what_no_node_has_is_an_error_and_no_endless_wait(ray_engine: RayEngine) -> None:
+    assert ray_engine.needs(64, 0.0) == {"num_cpus": 1, "num_gpus": 0.0}
+    many = 1.0 + max(node["Resources"].get("GPU", 0.0) for node in ray_engine.ray().nodes())
+    with (
+        ray_engine.pool(act, nothing, timeout=None, gpus=many) as pool,
+        pytest.raises(ConfigError, match="no node of the Ray cluster has a GPU to spare"),
+    ):
+        list(pool.run([("count", 1)]))
 
 
 def test_values_larger_than_the_object_store_arrive(ray_engine: RayEngine) -> None:
@@ -182,6 +192,7 @@ def test_pdfs_with_ocr_are_prepared_to_the_same_tables_and_pieces(ray_engine: Ra
     assert any("ocr" in name for name in files(tmp_path / "cache_b"))
 
 
+@pytest.mark.slow
 def test_figures_are_described_to_the_same_shards(
     ray_engine: RayEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

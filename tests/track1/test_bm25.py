@@ -12,7 +12,9 @@ from tests.track1.text_tables import make_passages, make_queries, planted
 from track1_mdr.config import Bm25Config
 from track1_mdr.datasets.tables import Candidates, Scored, top_k
 from track1_mdr.routes.base import Environment
-from track1_mdr.routes.bm25 import Bm25Route, characters, names, question_names, tokenize, with_ngrams
+from track1_mdr.routes import bm25_tokens
+from track1_mdr.routes.bm25 import Analyzer, Bm25Route, characters, names, question_names, tokenize, with_ngrams
+from track1_mdr.routes.bm25_tokens import TokenIds
 
 WORDS = [f"{a}{b}" for a in ("quark", "lemur", "tundra", "violin", "saffron") for b in ("", "x", "xq")]
 
@@ -258,3 +260,39 @@ def test_tokens_by_hand() -> None:
 def test_score_before_fit_is_refused() -> None:
     with pytest.raises(RuntimeError, match="fit before score"):
         route().score(make_queries([("q", "a")]), Candidates.everything(1, 1))
+
+
+PIECES = [
+    *WORDS,
+    "the",
+    "and",
+    "Tundra",
+    "XQ",
+    "3.2",
+    "1,024",
+    "7",
+    "naïve",
+    "Zürich",
+    "größe",
+    "東京",
+    "\U0001f600",
+    "-",
+    "_",
+]
+
+
+@pytest.mark.parametrize("tokens", ["words", "characters", "names"])
+@pytest.mark.parametrize("ngrams", [1, 2, 3])
+def test_ids_are_the_tokens_looked_up(tokens: str, ngrams: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bm25_tokens, "_MAX_STEMS", 12)  # what is remembered is dropped now and then
+    rng = np.random.default_rng(ngrams)
+    analyzer = Analyzer(tokens, ngrams)
+    texts = [" ".join(rng.choice(PIECES, rng.integers(0, 40))) for _ in range(60)] + ["", "a", "the", "\ud800 x"]
+    questions = [" ".join(rng.choice(PIECES[::2], rng.integers(1, 8))) for _ in range(9)]
+    asked = dict.fromkeys(token for question in questions for token in analyzer.query(question))
+    vocabulary = {token: place for place, token in enumerate(asked, 1)}
+    encode = TokenIds(analyzer, vocabulary, questions)
+    found = [encode(text) for text in texts]
+    assert [ids.tolist() for ids in found] == [[vocabulary.get(t, 0) for t in analyzer.passage(x)] for x in texts]
+    assert all(ids.dtype == np.int32 for ids in found) and any(ids.any() for ids in found)
+    assert not any(TokenIds(analyzer, {}, [])(text).any() for text in texts)

@@ -16,7 +16,8 @@ from common.generative.item_ids import fitting_sizes, item_vectors, make_ids
 from common.generative.item_vectors import co_occurrence, co_occurrence_vectors, positive_pmi, truncated_svd
 from common.generative.run import prepare, recommender
 from common.generative.sequence_files import load_sequences
-from common.generative.sequences import Sequences, from_lists, leave_one_out, whole
+from common.generative.sasrec import SasRec, SasRecConfig
+from common.generative.sequences import Histories, Sequences, from_lists, leave_one_out, whole
 from common.generative.tiger import Tiger, TigerConfig
 from common.tokenizers.files import SidFile, write_sids
 from common.tokenizers.semantic_ids import SemanticIdMap
@@ -138,6 +139,34 @@ def test_generated_pads_cuts_and_restricts() -> None:
     np.testing.assert_allclose(np.exp(scores[:, :21]).sum(1), 1, atol=1e-5)
     few, _ = asked.recommend(histories, 3, allowed=np.arange(21) < 2)
     assert (np.sort(few, axis=1) == [-1, 0, 1]).all()
+
+
+def test_histories_of_like_length_are_asked_together_and_each_gets_what_it_gets_alone() -> None:
+    data = groups(users=30)
+    rng = np.random.default_rng(1)
+    lists = [data.items[rng.integers(0, len(data.items), length)] for length in rng.integers(0, 12, 23)]
+    histories = from_lists(lists, 21)
+    asked = Histories(histories.items, histories.offsets[:-1], histories.offsets[1:], np.arange(23) % 5)
+    parts = list(asked.batches(4, most=6))
+    assert sorted(np.concatenate(parts).tolist()) == list(range(23)) and max(map(len, parts)) == 4
+    lengths = np.minimum(asked.lengths, 6)[np.concatenate(parts)]
+    assert (np.diff(lengths) >= 0).all()
+    torch.manual_seed(0)
+    sids = SemanticIdMap.from_sids(np.stack(np.unravel_index(np.arange(21), (4, 6)), 1).astype(np.int32), (4, 6))
+    model = Tiger(TigerConfig(dim=16, heads=2, feedforward=16, max_items=6, user_tokens=3), sids).eval()
+    for weight in model.parameters():
+        torch.nn.init.normal_(weight, std=0.3)
+    ranker = SasRec(SasRecConfig(dim=8, feedforward=16, max_items=6), SemanticIdMap.atomic(21)).eval()
+    together, alone = (Generated(model, most=6, beam=9, batch=batch) for batch in (4, 1))
+    items, scores = together.recommend(asked, 5)
+    wanted_items, wanted = alone.recommend(asked, 5)
+    np.testing.assert_allclose(scores, wanted, atol=1e-5)
+    assert (items == wanted_items).mean() > 0.98  # but where two scores are the same float
+    asked_for = rng.integers(0, 21, (23, 4))
+    np.testing.assert_allclose(together.score_items(asked, asked_for), alone.score_items(asked, asked_for), atol=1e-5)
+    vectors = ranker.user_vectors(asked, chunk=4)
+    np.testing.assert_allclose(vectors, ranker.user_vectors(asked, chunk=1), atol=1e-5)
+    assert len(np.unique(vectors.round(3), axis=0)) > 15  # histories differ, so rows that change places would show
 
 
 def test_excluding_items_by_id() -> None:
