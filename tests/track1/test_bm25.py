@@ -11,8 +11,8 @@ import pytest
 from tests.track1.text_tables import make_passages, make_queries, planted
 from track1_mdr.config import Bm25Config
 from track1_mdr.datasets.tables import Candidates, Scored, top_k
-from track1_mdr.routes.base import Environment
 from track1_mdr.routes import bm25_tokens
+from track1_mdr.routes.base import Environment
 from track1_mdr.routes.bm25 import Analyzer, Bm25Route, characters, names, question_names, tokenize, with_ngrams
 from track1_mdr.routes.bm25_tokens import TokenIds
 

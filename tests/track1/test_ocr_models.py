@@ -1,6 +1,7 @@
 """The text detector and recogniser: geometry on planted maps, and readings that depend on nothing but the pixels."""
 
 import math
+from importlib.metadata import PackageNotFoundError
 from itertools import pairwise
 
 import numpy as np
@@ -172,3 +173,14 @@ def test_a_new_reader_reads_again(monkeypatch: pytest.MonkeyPatch) -> None:
     before = ocr.engine_name.__wrapped__()
     monkeypatch.setattr(ocr, "READER_VERSION", ocr.READER_VERSION + 1)
     assert ocr.engine_name.__wrapped__() != before
+
+
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def version(name: str) -> str:
+        if name == "openvino":
+            raise PackageNotFoundError(name)
+        return "1"
+
+    monkeypatch.setattr(ocr, "version", version)
+    with pytest.raises(ConfigError, match=r"needs the package openvino[\s\S]*data.ocr.enabled=false"):
+        ocr.engine_name.__wrapped__()

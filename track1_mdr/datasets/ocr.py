@@ -6,13 +6,14 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from common.atomic import write_text
+from common.errors import ConfigError
 from common.hashing import digest
 from track1_mdr.datasets.ocr_models import LONG_SIDE, TextReader
 from track1_mdr.datasets.pdf import Box, Line, load_pdf, render_page
@@ -48,8 +49,20 @@ class OcrTask:
 
 @cache
 def engine_name() -> str:
-    """Return the packages, version and settings that decide what is read: part of every cache key."""
-    packages = " ".join(f"{name} {version(name)}" for name in ("rapidocr", "openvino"))
+    """Return the packages, version and settings that decide what is read: part of every cache key.
+
+    Raises
+    ------
+    ConfigError
+        A package is not installed.
+    """
+    try:
+        packages = " ".join(f"{name} {version(name)}" for name in ("rapidocr", "openvino"))
+    except PackageNotFoundError as error:
+        raise ConfigError(
+            f"OCR needs the package {error.name}",
+            todo="pip install -r requirements.txt, or switch OCR off with --set data.ocr.enabled=false",
+        ) from None
     return f"{packages} reader {READER_VERSION} score {MIN_SCORE} figures {FIGURE_LONG_SIDE} rows {SAME_ROW}"
 
 

@@ -7,14 +7,15 @@ import torch
 from torch import Tensor
 
 from common.errors import ConfigError
+from common.products import fast_products
 from track2_mmctr.config import FeatureConfig, TransformerDcnQuantConfig
 from track2_mmctr.datasets.tables import ItemTable
 from track2_mmctr.rankers.embedding import Embedding
 from track2_mmctr.rankers.features import ItemEncoder
 from track2_mmctr.rankers.transformer_dcn import TransformerDcn
 
-TILE = 4096
-"""Items a side in one block of inner products: 64 MiB of float32."""
+TILE = 2048
+"""Items a side in one block of inner products: 16 MiB of float32."""
 
 
 def quantize(
@@ -60,7 +61,8 @@ def quantize(
         quantizer = RQKMeans((codes,) * levels, iterations=100, sample_per_code=-(-len(vectors) // codes))
         table[1:, :levels] = quantizer.fit(vectors, seed=seed).encode(vectors)
     if neighbours:
-        found = top_products(torch.from_numpy(vectors), min(neighbours, len(vectors)))
+        with fast_products("cpu"):
+            found = top_products(torch.from_numpy(vectors), min(neighbours, len(vectors)))
         table[1:, levels : levels + found.shape[1]] = found.numpy() + 1
     return table
 

@@ -15,8 +15,8 @@ from common.generative.evaluate import evaluate
 from common.generative.item_ids import fitting_sizes, item_vectors, make_ids
 from common.generative.item_vectors import co_occurrence, co_occurrence_vectors, positive_pmi, truncated_svd
 from common.generative.run import prepare, recommender
-from common.generative.sequence_files import load_sequences
 from common.generative.sasrec import SasRec, SasRecConfig
+from common.generative.sequence_files import load_sequences
 from common.generative.sequences import Histories, Sequences, from_lists, leave_one_out, whole
 from common.generative.tiger import Tiger, TigerConfig
 from common.tokenizers.files import SidFile, write_sids
