@@ -21,7 +21,7 @@ def kept_memory(device: object = "cpu") -> Iterator[None]:
     the end the free memory is given back. The setting is the process', and contexts may be nested.
     """
     global _inside
-    mallopt = _glibc("mallopt") if str(device).startswith("cpu") else None
+    mallopt = glibc("mallopt") if str(device).startswith("cpu") else None
     if mallopt is None:
         yield
         return
@@ -37,11 +37,11 @@ def kept_memory(device: object = "cpu") -> Iterator[None]:
             mallopt(MMAP_MAX, 65536)
             mallopt(MMAP_THRESHOLD, 32 << 20)  # where glibc's own adjustment ends, which any setting switches off
             mallopt(TRIM, 64 << 20)
-            if (trim := _glibc("malloc_trim")) is not None:
+            if (trim := glibc("malloc_trim")) is not None:
                 trim(0)
 
 
-def _glibc(name: str) -> Callable[..., int] | None:
+def glibc(name: str) -> Callable[..., int] | None:
     """Return a function of glibc's, or None where there is no glibc."""
     if not sys.platform.startswith("linux"):
         return None

@@ -18,7 +18,7 @@ Scalar = int | float | str | bool
 
 
 class OcrConfig(Config):
-    """Optical character recognition of PDF pages (rapidocr)."""
+    """Optical character recognition of PDF pages (PP-OCRv6 models of rapidocr, on OpenVINO)."""
 
     enabled: bool = True
     min_words: int = Field(default=10, ge=0, description="a page with fewer words in its text layer is read whole")
@@ -47,7 +47,7 @@ class DataConfig(Config):
 
 
 class Bm25Config(BaseRouteConfig):
-    """BM25 over pages or over chunks of pages, best chunk counts (bm25s)."""
+    """BM25 over pages or over chunks of pages, best chunk counts."""
 
     type: Literal["bm25"]
     unit: Literal["page", "chunk"] = "page"

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from common.errors import ConfigError, UserError
+from common.products import fast_products
 from common.progress import bar
 from common.training.distributed import World, check_same, share_weights, told_by_main, total
 from common.training.fit_config import Batches, FitConfig, FitResult
@@ -162,7 +163,8 @@ class _Fit:
         self._before = (time.monotonic() - progress.seconds, time.process_time() - spent)
         # Each step seeds torch: the caller's random state is his own.
         cuda = [self.device] if self.device.type == "cuda" else []
-        with self.interrupt, repeatable(self.device), torch.random.fork_rng(devices=cuda):
+        products = fast_products(self.device)
+        with self.interrupt, repeatable(self.device), products, torch.random.fork_rng(devices=cuda):
             while progress.stopped is None:
                 self._epoch()
             self._clock()

@@ -13,7 +13,16 @@ from track1_mdr.config import Bm25Config
 from track1_mdr.datasets.tables import Candidates, Scored, top_k
 from track1_mdr.routes import bm25_tokens
 from track1_mdr.routes.base import Environment
-from track1_mdr.routes.bm25 import Analyzer, Bm25Route, characters, names, question_names, tokenize, with_ngrams
+from track1_mdr.routes.bm25 import (
+    Analyzer,
+    Bm25Index,
+    Bm25Route,
+    characters,
+    names,
+    question_names,
+    tokenize,
+    with_ngrams,
+)
 from track1_mdr.routes.bm25_tokens import TokenIds
 
 WORDS = [f"{a}{b}" for a in ("quark", "lemur", "tundra", "violin", "saffron") for b in ("", "x", "xq")]
@@ -284,7 +293,7 @@ PIECES = [
 @pytest.mark.parametrize("tokens", ["words", "characters", "names"])
 @pytest.mark.parametrize("ngrams", [1, 2, 3])
 def test_ids_are_the_tokens_looked_up(tokens: str, ngrams: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bm25_tokens, "_MAX_STEMS", 12)  # what is remembered is dropped now and then
+    monkeypatch.setattr(bm25_tokens, "_MAX_WORDS", 12)  # what is remembered is dropped now and then
     rng = np.random.default_rng(ngrams)
     analyzer = Analyzer(tokens, ngrams)
     texts = [" ".join(rng.choice(PIECES, rng.integers(0, 40))) for _ in range(60)] + ["", "a", "the", "\ud800 x"]
@@ -296,3 +305,28 @@ def test_ids_are_the_tokens_looked_up(tokens: str, ngrams: int, monkeypatch: pyt
     assert [ids.tolist() for ids in found] == [[vocabulary.get(t, 0) for t in analyzer.passage(x)] for x in texts]
     assert all(ids.dtype == np.int32 for ids in found) and any(ids.any() for ids in found)
     assert not any(TokenIds(analyzer, {}, [])(text).any() for text in texts)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_scores_are_those_of_bm25s_to_the_last_bit(seed: int) -> None:
+    import bm25s
+    from bm25s.tokenization import Tokenized
+
+    rng = np.random.default_rng(seed)
+    words = [f"w{i}" for i in range(40)]
+    vocabulary = {word: place for place, word in enumerate(words, 1)}
+    # more units than are counted at once, some of them empty, most tokens in no question
+    units = [np.maximum(rng.integers(-60, 41, rng.integers(0, 30)), 0).astype(np.int32) for _ in range(600)]
+    ours = Bm25Index(units, vocabulary, k1=1.5, b=0.6)
+    theirs = bm25s.BM25(k1=1.5, b=0.6)
+    lists: Any = Tokenized(ids=[unit.tolist() for unit in units], vocab={"": 0, **vocabulary})
+    theirs.index(lists, create_empty_token=False, show_progress=False)
+    for _ in range(20):
+        query = rng.choice(words, rng.integers(1, 9)).tolist()  # a word may come twice
+        expected = theirs.get_scores_from_ids([vocabulary[word] for word in query])
+        assert ours.scores(query).tobytes() == np.asarray(expected, np.float32).tobytes()
+
+
+@pytest.mark.parametrize("units", [[], [np.empty(0, np.int32)] * 3, [np.zeros(4, np.int32)]])
+def test_an_index_without_any_asked_word_scores_zero(units: list[np.ndarray]) -> None:
+    assert Bm25Index(units, {"a": 1}, k1=1.2, b=0.75).scores(["a", "a"]).tolist() == [0.0] * len(units)

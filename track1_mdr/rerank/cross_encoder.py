@@ -16,7 +16,7 @@ from track1_mdr.chunks import chunk_passages
 from track1_mdr.config import CrossEncoderConfig
 from track1_mdr.datasets.tables import Passages, Queries, Scored, top_k
 from track1_mdr.routes.base import Environment
-from track1_mdr.routes.bm25 import Bm25Index, tokenize
+from track1_mdr.routes.bm25 import Analyzer, Bm25Index, TokenIds, tokenize
 
 _SHARD_PAIRS = 256
 
@@ -77,8 +77,8 @@ class CrossEncoderReranker:
         chunks = chunk_passages([texts[row] for row in rows], config.words, config.stride)
         asked = tokenize(question)
         vocabulary = {token: place for place, token in enumerate(dict.fromkeys(asked), 1)}
-        ids = [np.asarray([vocabulary.get(t, 0) for t in tokenize(text)], np.int32) for text in chunks.texts]
-        overlap = Bm25Index(ids, vocabulary, k1=1.2, b=0.75).scores(asked)
+        encode = TokenIds(Analyzer(), vocabulary, [question])
+        overlap = Bm25Index([encode(text) for text in chunks.texts], vocabulary, k1=1.2, b=0.75).scores(asked)
         pairs: list[_Pair] = []
         for place, row in enumerate(rows):
             own = np.flatnonzero(chunks.owners == place)

@@ -1,9 +1,9 @@
-"""BM25 over pages or over chunks of pages (Robertson & Zaragoza 2009, as implemented by bm25s)."""
+"""BM25 over pages or over chunks of pages (Robertson & Zaragoza 2009)."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -27,6 +27,7 @@ __all__ = [
     "Bm25Index",
     "Bm25Route",
     "TextUnits",
+    "TokenIds",
     "characters",
     "names",
     "question_names",
@@ -36,49 +37,55 @@ __all__ = [
     "word_places",
 ]
 
-
-class _Units(Sequence[list[int]]):
-    """Token ids of text units: held as int32 arrays, given to bm25s one list at a time."""
-
-    def __init__(self, arrays: Sequence[np.ndarray]) -> None:
-        self._arrays = arrays
-
-    def __len__(self) -> int:
-        return len(self._arrays)
-
-    def __getitem__(self, place: Any) -> Any:
-        return self._arrays[place].tolist()
+COUNT_UNITS = 256
+"""Units whose tokens are counted at once."""
 
 
 class Bm25Index:
-    """BM25 of a few query tokens over text units; a thin guard around bm25s.
+    """BM25 of a few query tokens over text units, in the variant of Lucene (Kamphuis et al. 2020).
 
     `vocabulary` maps the tokens of all queries to ids from 1; id 0 stands for every other word, which
     counts for the length of a unit only. No query ever scores the others, so that leaving them out changes
-    no score, and memory grows with the questions instead of the corpus.
+    no score, and memory grows with the questions instead of the corpus. Scores are those of bm25s to the last
+    bit; a general index counts every token of every unit, this one only those that are asked for.
     """
 
     def __init__(self, units: Sequence[np.ndarray], vocabulary: dict[str, int], k1: float, b: float) -> None:
-        import bm25s
-        from bm25s.tokenization import Tokenized
-
-        self._size = len(units)
-        self._vocabulary = vocabulary
-        self._index = bm25s.BM25(k1=k1, b=b) if any(len(unit) for unit in units) else None
-        if self._index is not None:
-            ids = {"": 0, **vocabulary}
-            self._index.index(
-                Tokenized(ids=_Units(units), vocab=ids),  # pyright: ignore[reportArgumentType]
-                create_empty_token=False,
-                show_progress=False,
-            )
+        self._size, self._vocabulary = len(units), vocabulary
+        lengths = np.asarray([len(unit) for unit in units], dtype=np.int64)
+        places, ids, counts = _count_tokens(units, len(vocabulary) + 1)
+        order = np.argsort(ids, kind="stable")  # by token, then by unit
+        self._units = places[order].astype(np.int32)
+        found = np.bincount(ids, minlength=len(vocabulary) + 1)
+        self._starts = np.concatenate([[0], np.cumsum(found)])
+        rarity = [math.log(1 + (len(units) - n + 0.5) / (n + 0.5)) for n in found.tolist()]
+        saturation = k1 * ((1 - b) + b * lengths / lengths.mean()) if lengths.any() else np.ones(len(units))
+        times = counts[order].astype(np.float64)
+        idf = np.asarray(rarity, np.float32)[ids[order]]
+        self._weights = (idf * (times / (saturation[self._units] + times))).astype(np.float32)
 
     def scores(self, query: Sequence[str]) -> np.ndarray:
         """Return float32 [N] scores; all zero when no query token stands in a unit."""
-        ids = [self._vocabulary[token] for token in query]
-        if self._index is None or not ids:
-            return np.zeros(self._size, np.float32)
-        return np.asarray(self._index.get_scores_from_ids(ids), dtype=np.float32)
+        scores = np.zeros(self._size, np.float32)
+        for token in query:
+            number = self._vocabulary[token]
+            mine = slice(self._starts[number], self._starts[number + 1])
+            scores[self._units[mine]] += self._weights[mine]
+        return scores
+
+
+def _count_tokens(units: Sequence[np.ndarray], tokens: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return unit, token id and count of each token above 0 in each unit, by unit: int64 [M] each."""
+    parts: list[tuple[np.ndarray, np.ndarray]] = []
+    for first in range(0, len(units), COUNT_UNITS):
+        block = units[first : first + COUNT_UNITS]
+        ids = np.concatenate(block).astype(np.int64)
+        places = np.repeat(np.arange(first, first + len(block)), [len(unit) for unit in block])
+        known = ids > 0
+        parts.append(np.unique(places[known] * tokens + ids[known], return_counts=True))
+    none = np.empty(0, np.int64)
+    pairs = np.concatenate([none, *(pair for pair, _ in parts)])
+    return pairs // tokens, pairs % tokens, np.concatenate([none, *(count for _, count in parts)])
 
 
 class TextUnits:

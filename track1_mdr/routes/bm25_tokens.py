@@ -13,8 +13,8 @@ _NAME = re.compile(r"\b(?:[A-Z][\w-]+|\d[\d.,]*\d|\d)")
 _GRAM = 4
 _LETTERS = 1 << 15
 """More letters than any set of questions has; four of them fit into 60 bits."""
-_MAX_STEMS = 200_000
-"""Words remembered with their id: about 20 MB."""
+_MAX_WORDS = 200_000
+"""Words remembered with their root, and with their id: about 20 MB each."""
 
 
 @lru_cache(maxsize=1)
@@ -23,6 +23,21 @@ def _tools() -> tuple[frozenset[str], Callable[[list[str]], list[str]]]:
     from bm25s.stopwords import STOPWORDS_EN
 
     return frozenset(STOPWORDS_EN), Stemmer.Stemmer("english").stemWords
+
+
+_ROOTS: dict[str, str] = {}
+
+
+def _roots(words: list[str]) -> list[str]:
+    """Return the stems of lower-case words, "" for a stop word; a word is stemmed once."""
+    if len(_ROOTS) > _MAX_WORDS:
+        _ROOTS.clear()
+    new = [word for word in words if word not in _ROOTS]
+    if new:
+        stop_words, stem = _tools()
+        for word, root in zip(new, stem(new), strict=True):
+            _ROOTS[word] = "" if word in stop_words else root
+    return [_ROOTS[word] for word in words]
 
 
 def tokenize(text: str) -> list[str]:
@@ -116,7 +131,7 @@ class TokenIds:
     def __init__(self, analyzer: Analyzer, vocabulary: Mapping[str, int], questions: Sequence[str]) -> None:
         self._vocabulary = vocabulary
         self._units = {"words": self._words, "characters": self._characters, "names": self._names}[analyzer.tokens]
-        self._stems: dict[str, int] = {}
+        self._ids: dict[str, int] = {}
         units = [analyzer.query_units(text) for text in questions]
         self._joins = [_Joins(units, vocabulary, size) for size in range(2, analyzer.ngrams + 1)]
         if analyzer.tokens == "characters":
@@ -135,14 +150,12 @@ class TokenIds:
 
     def _words(self, text: str) -> np.ndarray:
         words = _WORD.findall(text.lower())
-        if len(self._stems) > _MAX_STEMS:
-            self._stems.clear()
-        new = [word for word in dict.fromkeys(words) if word not in self._stems]
-        if new:
-            stop_words, stem = _tools()
-            for word, root in zip(new, stem(new), strict=True):
-                self._stems[word] = -1 if word in stop_words else self._vocabulary.get(root, 0)
-        ids = np.fromiter(map(self._stems.__getitem__, words), np.int32, len(words))
+        if len(self._ids) > _MAX_WORDS:
+            self._ids.clear()
+        new = [word for word in dict.fromkeys(words) if word not in self._ids]
+        for word, root in zip(new, _roots(new), strict=True):
+            self._ids[word] = self._vocabulary.get(root, 0) if root else -1
+        ids = np.fromiter(map(self._ids.__getitem__, words), np.int32, len(words))
         return ids[ids >= 0]
 
     def _names(self, text: str) -> np.ndarray:
