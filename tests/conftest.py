@@ -20,6 +20,7 @@ def pytest_configure(config: pytest.Config) -> None:
     # Tests never ask a hub; a model that is not at hand is an error, not a download.
     os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command lines do: see common.cli.main
 
 
 @pytest.fixture(scope="session")
