@@ -1,4 +1,4 @@
-"""What the measurements must show: issue 10, section 3, as data in one place."""
+"""What the measurements must show on two cores, as data in one place."""
 
 from __future__ import annotations
 
