@@ -152,6 +152,12 @@ def local_score(applied_: Applied, folder: Path) -> tuple[float, float]:
     return figures["mean"], figures["standard_error"]
 
 
+def stated(pattern: str, page: str) -> float:
+    """The one figure that a page states in these words."""
+    (figure,) = re.findall(pattern, page)
+    return float(figure)
+
+
 @pytest.mark.timeout(900)
 def test_a_route_is_added(run_page: Callable[[str], Applied]) -> None:
     made = run_page("add_a_route")
@@ -163,8 +169,10 @@ def test_a_route_is_added(run_page: Callable[[str], Applied]) -> None:
     assert recall(made, seven, "ngrams")[0] == pytest.approx(mean)  # the same route, beside the others
     assert "ngrams" not in pl.read_parquet(six / "scores.parquet")["source"]
     cost = local_score(made, six)[0] - local_score(made, seven)[0]
-    assert f"scores {mean:.1f} alone" in page_text("add_a_route")
-    assert f"costs {cost:.1f} points" in page_text("add_a_route")
+    # What OCR reads, and with it a score, differs a little from one processor to the next.
+    page = page_text("add_a_route")
+    assert stated(r"scores ([\d.]+) alone", page) == pytest.approx(mean, abs=1)
+    assert stated(r"costs ([\d.]+) points", page) == pytest.approx(cost, abs=1)
     assert f"{cost:+.1f}" in made.printed[-1]  # a - b, as `compare` says it
 
 
