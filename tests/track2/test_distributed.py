@@ -8,9 +8,10 @@ import torch
 from torch import nn
 
 from common.errors import ConfigError
+from common.training.distributed import World, init_world, share_sizes
 from common.training.tensors import read_tensors
 from tests.track2.tiny_training import CASES
-from track2_mmctr.training.distributed import World, init_world, restore, share_sizes, synchronise
+from track2_mmctr.training.batch_norm import restore, synchronise
 
 
 @pytest.fixture(autouse=True)

@@ -21,11 +21,11 @@ from rich.console import Console
 
 from common.config import load_config
 from common.errors import ConfigError, DataError
+from common.training.distributed import World
 from tests.track2.ctr_files import write_layout
 from track2_mmctr.config import CONFIG_FOLDER, FeatureConfig, RangeConfig, RunConfig, TrainConfig, TuneConfig
 from track2_mmctr.datasets.tables import CtrData, ItemTable, Split
 from track2_mmctr.rankers.base import Environment
-from track2_mmctr.training.distributed import World
 from track2_mmctr.tune import TuneResult, study_key, tune
 from track2_mmctr.tune_space import read_space, with_values
 from track2_mmctr.tune_study import hanley_mcneil

@@ -14,11 +14,11 @@ import numpy as np
 import torch
 
 from common.training import tensors
+from common.training.distributed import World, init_world
 from track2_mmctr.config import DcnV2Config, DinConfig, FeatureConfig, LossConfig, RunConfig, TrainConfig
 from track2_mmctr.datasets.tables import CtrData, ItemTable, Split, SplitName
 from track2_mmctr.rankers import build_ranker
 from track2_mmctr.rankers.base import Ranker
-from track2_mmctr.training.distributed import World, init_world
 from track2_mmctr.training.loop import TrainResult, train
 
 ITEMS, DIM = 40, 8

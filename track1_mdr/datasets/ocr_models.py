@@ -153,6 +153,7 @@ def _compile(name: str) -> tuple[Any, list[str]]:
     settings = {
         "INFERENCE_NUM_THREADS": 1,
         "NUM_STREAMS": 1,
+        "ENABLE_CPU_PINNING": "NO",  # or the processes of a pool all work on the first core
         "INFERENCE_PRECISION_HINT": "f32" if exact else "bf16",
         "CPU_RUNTIME_CACHE_CAPACITY": "500",  # kernels kept for shapes met before; 5000, the default, is 170 MB more
     }

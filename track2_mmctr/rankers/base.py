@@ -10,11 +10,11 @@ from typing import Protocol, Self
 import numpy as np
 from torch import Tensor, nn
 
+from common.training.distributed import World
 from track2_mmctr.batches import Batch
 from track2_mmctr.config import FeatureConfig
 from track2_mmctr.datasets.tables import CtrData, ItemTable, Split
 from track2_mmctr.rankers.features import ItemEncoder
-from track2_mmctr.training.distributed import World
 
 Say = Callable[[str], None]
 

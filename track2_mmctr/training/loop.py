@@ -18,6 +18,7 @@ from common.memory import kept_memory
 from common.metrics.ctr import auc, log_loss
 from common.products import fast_products
 from common.progress import bar
+from common.training.distributed import World, at_least_float32, gather, parallel, share_sizes
 from common.training.interrupt import Interrupt
 from common.training.repeatable import repeatable, step_seed
 from common.training.schedule import MIN_DELTA, Schedule, evaluation_points
@@ -26,9 +27,8 @@ from track2_mmctr.batches import epoch_order, make_batch
 from track2_mmctr.config import LossConfig, TrainConfig
 from track2_mmctr.datasets.tables import CtrData
 from track2_mmctr.rankers.base import Ranker, Say
-from track2_mmctr.training import distributed
+from track2_mmctr.training import batch_norm
 from track2_mmctr.training.averaging import average_weights, copy_weights
-from track2_mmctr.training.distributed import World
 from track2_mmctr.training.losses import ctr_loss
 from track2_mmctr.training.predict import predict_together
 from track2_mmctr.training.resume import Evaluation, State, load_state, save_state
@@ -152,13 +152,13 @@ class _Trainer:
         self.pause = self.saved = self.clock = 0.0
 
     def __enter__(self) -> _Trainer:
-        self.replaced = distributed.synchronise(self.model) if self.world.size > 1 else []
+        self.replaced = batch_norm.synchronise(self.model) if self.world.size > 1 else []
         net: nn.Module = torch.compile(self.model, dynamic=True) if self.config.compile else self.model  # pyright: ignore[reportAssignmentType]
-        self.net = distributed.parallel(net, self.world)
+        self.net = parallel(net, self.world)
         return self
 
     def __exit__(self, *_: object) -> None:
-        distributed.restore(self.replaced)
+        batch_norm.restore(self.replaced)
 
     def keep_at(self, path: Path, key: dict[str, Any], seconds: float) -> None:
         """Say where the state is written, what it is tied to, and how often it is written in mid-epoch."""
@@ -235,12 +235,12 @@ class _Trainer:
         silent = not len(share)  # fewer rows than processes: a stand-in row keeps the collectives in step
         batch = make_batch(self.split, rows[:1] if silent else share, self.max_len).to(self.device)
         if self.world.size > 1:
-            distributed.set_silent(self.model, silent)
+            batch_norm.set_silent(self.model, silent)
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.config.amp):
-            logits = distributed.at_least_float32(self.net(batch))
+            logits = at_least_float32(self.net(batch))
         assert batch.label is not None  # noqa: S101 - checked before training
         pairs = torch.stack([logits, batch.label.to(logits.dtype)], dim=1)[: len(share)]
-        both = distributed.gather(pairs, distributed.share_sizes(len(rows), self.world), self.world)
+        both = gather(pairs, share_sizes(len(rows), self.world), self.world)
         return both[:, 0], both[:, 1].detach()
 
     def _part_of_step(self, last: bool) -> AbstractContextManager[object]:

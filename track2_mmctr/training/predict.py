@@ -9,10 +9,10 @@ from common.errors import DataError
 from common.memory import kept_memory
 from common.products import fast_products
 from common.progress import bar
+from common.training.distributed import World, gather
 from track2_mmctr.batches import batches
 from track2_mmctr.datasets.tables import Split
 from track2_mmctr.rankers.base import Ranker
-from track2_mmctr.training.distributed import World, gather
 
 BATCH_SIZE = 8192
 

@@ -1,8 +1,4 @@
-"""Training over several processes (torchrun, Ray Train): the same step as one process takes on the whole batch.
-
-Each process computes the logits of its share of a batch; `gather` puts them together, so that every process sees
-the loss of the whole batch, pairs across processes included, and sends back only the gradient of its own share.
-"""
+"""Batch norm over the rows of all processes that train together: torch's own is for CUDA only."""
 
 from __future__ import annotations
 
@@ -11,20 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, distributed, nn
 
-from common.training.distributed import World, at_least_float32, gather, init_world, parallel, share_sizes
-
-__all__ = [
-    "SyncBatchNorm",
-    "World",
-    "at_least_float32",
-    "gather",
-    "init_world",
-    "parallel",
-    "restore",
-    "set_silent",
-    "share_sizes",
-    "synchronise",
-]
+from common.training.distributed import at_least_float32
 
 
 class SyncBatchNorm(nn.BatchNorm1d):
