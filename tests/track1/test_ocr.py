@@ -12,7 +12,7 @@ from common.engine.local import WorkerPool
 from common.errors import DataError
 from tests.track1.hostile_tasks import act, broken_setup, no_state
 from tests.track1.pdf_files import drawn_text, image_pdf
-from track1_mdr.datasets import ocr
+from track1_mdr.datasets import ocr, ocr_models
 from track1_mdr.datasets.ocr import OcrCache, OcrState, OcrTask, make_engine, read_image, read_task, reading_order
 from track1_mdr.datasets.ocr_models import Found
 from track1_mdr.datasets.pdf import Line
@@ -65,13 +65,21 @@ def test_reading_order_is_rows_then_columns_whatever_the_input_order() -> None:
 def test_whole_page_and_figure_of_a_pdf(tmp_path: Path) -> None:
     pdf = image_pdf(tmp_path / "a.pdf", [drawn_text("Wombat census 1987")])
     state = OcrState()
-    whole = next(read_task(state, OcrTask(pdf, 0, 1000, None, tmp_path / "cache")))
-    figure = next(read_task(state, OcrTask(pdf, 0, 1000, (FIGURE,), tmp_path / "cache")))
+    whole = next(read_task(state, OcrTask(pdf, 0, 1000, None, tmp_path / "cache", ocr.engine_name())))
+    figure = next(read_task(state, OcrTask(pdf, 0, 1000, (FIGURE,), tmp_path / "cache", ocr.engine_name())))
     for lines in (*whole, *figure):
         assert " ".join(line.text for line in lines) == "Wombat census 1987"
         left, top, right, bottom = lines[0].box
         assert FIGURE[0] <= left < right <= FIGURE[2]
         assert FIGURE[1] <= top < bottom <= FIGURE[3]
+
+
+def test_a_machine_that_reads_otherwise_is_refused(tmp_path: Path) -> None:
+    pdf = image_pdf(tmp_path / "a.pdf", [drawn_text("Wombat census 1987")])
+    other = ocr.engine_name().replace(ocr_models.precision(), "f8")
+    with pytest.raises(DataError, match=r"reads otherwise[\s\S]*f8"):
+        next(read_task(OcrState(), OcrTask(pdf, 0, 1000, None, tmp_path / "cache", other)))
+    assert not (tmp_path / "cache").exists()
 
 
 LINES = [Line("Zürich “2”", (0.1, 0.2, 0.3, 0.4)), Line("b", (0.0, 0.0, 1.0, 0.12345))]

@@ -139,7 +139,8 @@ def _read_images(
             whole = needs_ocr(page, ocr)
             if whole or (ocr.figures and page.figures):
                 owners.append((name, number))
-                tasks.append(OcrTask(path, number, ocr.page_pixels, None if whole else page.figures, cache))
+                figures = None if whole else page.figures
+                tasks.append(OcrTask(path, number, ocr.page_pixels, figures, cache, engine_name()))
     read: _Read = {}
     failed: dict[tuple[str, int], str] = {}
     with bar("OCR", total=len(tasks), unit="page") as shown:

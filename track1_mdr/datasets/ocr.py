@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from common.atomic import write_text
-from common.errors import ConfigError
+from common.errors import ConfigError, DataError
 from common.hashing import digest
-from track1_mdr.datasets.ocr_models import LONG_SIDE, TextReader
+from track1_mdr.datasets.ocr_models import LONG_SIDE, TextReader, precision
 from track1_mdr.datasets.pdf import Box, Line, load_pdf, render_page
 
 MIN_SCORE = 0.5
@@ -38,18 +38,22 @@ READER_VERSION = 1
 
 @dataclass(frozen=True)
 class OcrTask:
-    """One page to read: whole at `pixels` long side, or only its `figures` when given."""
+    """One page to read: whole at `pixels` long side, or only its `figures` when given.
+
+    `engine` is the `engine_name` of the process that asks: on another machine it may be another.
+    """
 
     pdf: Path
     page: int
     pixels: int
     figures: tuple[Box, ...] | None
     cache: Path
+    engine: str
 
 
 @cache
 def engine_name() -> str:
-    """Return the packages, version and settings that decide what is read: part of every cache key.
+    """Return the packages, number type, version and settings that decide what is read: part of every cache key.
 
     Raises
     ------
@@ -63,7 +67,9 @@ def engine_name() -> str:
             f"OCR needs the package {error.name}",
             todo="pip install -r requirements.txt, or switch OCR off with --set data.ocr.enabled=false",
         ) from None
-    return f"{packages} reader {READER_VERSION} score {MIN_SCORE} figures {FIGURE_LONG_SIDE} rows {SAME_ROW}"
+    return (
+        f"{packages} {precision()} reader {READER_VERSION} score {MIN_SCORE} figures {FIGURE_LONG_SIDE} rows {SAME_ROW}"
+    )
 
 
 def make_engine() -> TextReader:
@@ -179,7 +185,19 @@ def read_task(state: OcrState, task: OcrTask) -> Iterator[list[list[Line]]]:
     """Yield once: the lines of the whole page, or one list of lines a figure; boxes as shares of the page.
 
     The function that OCR processes run.
+
+    Raises
+    ------
+    DataError
+        This machine would read otherwise than the process that asks.
     """
+    if task.engine != engine_name():
+        raise DataError(
+            "a worker reads otherwise than this process",
+            expected=task.engine,
+            got=engine_name(),
+            todo="give every node the same packages, and processors with the same number types",
+        )
     document, store = state.document(task.pdf), OcrCache(task.cache)
     if task.figures is None:
         yield [state.read(render_page(document, task.page, task.pixels), store)]

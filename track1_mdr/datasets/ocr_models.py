@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -134,6 +135,14 @@ def model_path(name: str) -> Path:
     return path
 
 
+@cache
+def precision() -> str:
+    """Return the number type of the networks: bfloat16 where the processor has it. What is read depends on it."""
+    from openvino import Core
+
+    return "bf16" if "BF16" in Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES") else "f32"
+
+
 def _compile(name: str) -> tuple[Any, list[str]]:
     """Return an inference request for uint8 BGR [N, H, W, 3], and the characters of the recogniser's outputs."""
     from openvino import Core, Layout, Type
@@ -149,12 +158,11 @@ def _compile(name: str) -> tuple[Any, list[str]]:
     steps.input().tensor().set_element_type(Type.u8).set_layout(Layout("NHWC"))
     steps.input().model().set_layout(Layout("NCHW"))
     steps.input().preprocess().convert_element_type(Type.f32).mean(127.5).scale(127.5)
-    exact = "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     settings = {
         "INFERENCE_NUM_THREADS": 1,
         "NUM_STREAMS": 1,
         "ENABLE_CPU_PINNING": "NO",  # or the processes of a pool all work on the first core
-        "INFERENCE_PRECISION_HINT": "f32" if exact else "bf16",
+        "INFERENCE_PRECISION_HINT": precision(),
         "CPU_RUNTIME_CACHE_CAPACITY": "500",  # kernels kept for shapes met before; 5000, the default, is 170 MB more
     }
     return core.compile_model(steps.build(), "CPU", settings).create_infer_request(), characters
