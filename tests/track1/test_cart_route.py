@@ -10,6 +10,7 @@ import pytest
 
 from common.errors import ConfigError, DataError
 from common.tokenizers.files import SidFile, write_sids
+from tests.processes import one_thread as one_thread
 from tests.track1.text_tables import make_passages, make_queries, planted
 from track1_mdr.cart_config import CartIdsConfig, CartRouteConfig
 from track1_mdr.datasets.tables import Candidates, Passages, Queries, Scored, top_k
@@ -25,16 +26,6 @@ SMALL = {
 }  # fmt: skip
 THINGS = ("solar panels", "river boats", "stone bridges", "night trains", "sugar beets", "wool carpets")
 FACTS = ("were sold in {} places", "cost {} more money", "need {} workers", "came from {} towns")
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def config(**more: object) -> CartRouteConfig:

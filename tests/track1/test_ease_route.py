@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from common.errors import ConfigError
+from tests.processes import one_thread as one_thread
 from tests.track1.text_tables import make_passages, make_queries, planted
 from track1_mdr.config import RunConfig
 from track1_mdr.datasets.tables import Candidates, Queries, Scored, top_k
@@ -28,14 +27,6 @@ SMALL: dict[str, Any] = {
     "words": 8,
     "stride": 8,
 }
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def config(**more: object) -> EaseRouteConfig:

@@ -11,19 +11,12 @@ import torch
 
 from common.errors import ConfigError, DataError, UserError
 from common.training import tensors
+from tests.processes import one_thread as one_thread
 from tests.track2.tiny_training import SMALL, Bomb, explode_at, make_config, make_data, make_model, run, weights
 from track2_mmctr.config import LossConfig
 from track2_mmctr.training import checkpoint
 from track2_mmctr.training.checkpoint import load_model, save_model
 from track2_mmctr.training.predict import predict
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,3 @@
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -10,27 +7,17 @@ from torch import nn
 from common.errors import ConfigError
 from common.training.distributed import World, init_world, share_sizes
 from common.training.tensors import read_tensors
+from tests.processes import one_thread as one_thread
+from tests.processes import run_module
 from tests.track2.tiny_training import CASES
 from track2_mmctr.training.batch_norm import restore, synchronise
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """As the processes have: with more, sums round otherwise, and Adam makes much of a gradient that is zero."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Path:
     """Train every case with two or three real processes over gloo, with the variables that torchrun sets."""
     folder = tmp_path_factory.mktemp("processes")
-    command = [sys.executable, "-m", "tests.track2.tiny_training", "distributed", str(folder)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=240, check=False)
-    assert done.returncode == 0, done.stderr
+    run_module(root, "tests.track2.tiny_training", "distributed", str(folder))
     return folder
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from common.errors import ConfigError
+from tests.processes import one_thread as one_thread
 from track2_mmctr.batches import Batch, make_batch
 from track2_mmctr.config import (
     DcnV2Config,
@@ -41,15 +42,6 @@ CONFIGS = {
     "transformer_dcn_quant": QUANT,
     "transformer_dcn_quant_items": QUANT.model_copy(update={"code_items": True, "combine": "mean"}),
 }
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    torch.manual_seed(11)
-    yield
-    torch.set_num_threads(threads)
 
 
 def item_table(count: int = ITEMS) -> ItemTable:

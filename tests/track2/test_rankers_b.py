@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from tests.processes import one_thread as one_thread
 from tests.track2.planted_rows import planted, random_rows, rank_auc, shuffled_histories
 from track2_mmctr.batches import Batch, batches, epoch_order, make_batch
 from track2_mmctr.config import (
@@ -37,11 +38,6 @@ CONFIGS: list[BaseRankerConfig] = [
 ]
 FEATURES = FeatureConfig(dim=4, item_levels=True, similarity=True)
 each_ranker = pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.type)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 def randomised(config: BaseRankerConfig, features: FeatureConfig = FEATURES, seed: int = 0) -> tuple[Ranker, Split]:

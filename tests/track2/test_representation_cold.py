@@ -6,10 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 from torch.nn import functional
 
+from tests.processes import one_thread as one_thread
 from tests.track2.planted_rows import make_items, make_split, rank_auc
 from tests.track2.representation_tables import (
     hmi_features,
@@ -28,11 +28,6 @@ from track2_mmctr.datasets.tables import CtrData, SplitName
 from track2_mmctr.rankers import build_ranker
 from track2_mmctr.rankers.base import Ranker
 from track2_mmctr.rankers.hierarchical import HierarchicalRanker
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 def cold(seed: int = 0, rows: int = 2000) -> CtrData:

@@ -17,6 +17,7 @@ from common.config import load_config
 from common.faults import FaultLog
 from common.representation.table import read_features
 from tests.common.tiny_models import write_sentence_transformer
+from tests.processes import one_thread as one_thread
 from track2_mmctr.batches import make_batch
 from track2_mmctr.config import CONFIG_FOLDER, DataConfig, RunConfig
 from track2_mmctr.datasets.microlens import load_data
@@ -49,11 +50,6 @@ SETTINGS: dict[str, list[str]] = {
     "uist": ["source=files"],
     "kar": [],
 }
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="module")

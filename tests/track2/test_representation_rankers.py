@@ -13,6 +13,7 @@ from torch import nn
 
 from common.config import load_config
 from common.errors import ConfigError, DataError
+from tests.processes import one_thread as one_thread
 from tests.track2.planted_rows import random_rows
 from tests.track2.representation_tables import (
     hmi_features,
@@ -48,11 +49,6 @@ NEURAL = [
     if load_config(RunConfig, name, CONFIG_FOLDER).ranker.neural and name not in ("task1", "baseline")
 ]
 DIN = DinConfig(type="din", attention_units=[16], hidden_units=[32])
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 def randomised(model: nn.Module) -> None:

@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from common.config import load_config
 from common.errors import ConfigError, DataError
+from tests.processes import one_thread as one_thread
 from tests.track2.planted_rows import make_split, random_rows, rank_auc
 from track2_mmctr.batches import batches, epoch_order, make_batch
 from track2_mmctr.config import (
@@ -43,11 +44,6 @@ NEURAL = [
     for name in sorted(path.stem for path in CONFIG_FOLDER.glob("*.yaml"))
     if load_config(RunConfig, name, CONFIG_FOLDER).ranker.neural and name not in ("task1", "baseline")
 ]
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 def some_ids(items: int = 40, seed: int = 0) -> SemanticIds:

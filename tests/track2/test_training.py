@@ -10,6 +10,7 @@ from common.errors import ConfigError, DataError, UserError
 from common.metrics.ctr import auc
 from common.training.repeatable import step_seed
 from common.training.schedule import Schedule, evaluation_points
+from tests.processes import one_thread as one_thread
 from tests.track2.tiny_training import (
     SMALL,
     explode_at,
@@ -28,14 +29,6 @@ from track2_mmctr.training.predict import predict
 from track2_mmctr.training.setup import make_optimizer
 
 LEARN = TrainConfig(epochs=5, batch_size=64, learning_rate=0.02, patience=8, schedule=ScheduleConfig(type="constant"))
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def valid_auc(model, data) -> float:

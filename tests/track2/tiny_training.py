@@ -2,9 +2,7 @@
 
 import os
 import signal
-import socket
 import sys
-import traceback
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
@@ -15,6 +13,7 @@ import torch
 
 from common.training import tensors
 from common.training.distributed import World, init_world
+from tests.processes import fork_all, write_port
 from track2_mmctr.config import DcnV2Config, DinConfig, FeatureConfig, LossConfig, RunConfig, TrainConfig
 from track2_mmctr.datasets.tables import CtrData, ItemTable, Split, SplitName
 from track2_mmctr.rankers import build_ranker
@@ -203,23 +202,10 @@ def _process(folder: Path, rank: int, size: int) -> None:
 
 
 def _worlds(folder: Path) -> None:
-    """Start worlds of two and of three processes, by fork: what takes long is to import torch."""
-    children: list[int] = []
+    """Start worlds of two and of three processes."""
     for size in (2, 3):
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            (folder / f"port-{size}").write_text(str(probe.getsockname()[1]))
-        for rank in range(size):
-            if not (child := os.fork()):
-                try:
-                    _process(folder, rank, size)
-                except BaseException:
-                    traceback.print_exc()
-                    os._exit(1)
-                os._exit(0)
-            children.append(child)
-    status = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
-    sys.exit(max(map(abs, status)))
+        write_port(folder / f"port-{size}")
+    fork_all(_process, [(folder, rank, size) for size in (2, 3) for rank in range(size)])
 
 
 if __name__ == "__main__":

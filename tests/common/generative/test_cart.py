@@ -16,6 +16,7 @@ from common.generative.cart import Cart, CartBatches, CartConfig, symmetric_kl, 
 from common.generative.cart_ids import CartIds, CartIdsConfig
 from common.tokenizers.semantic_ids import SemanticIdMap
 from tests.common.generative.cart_helpers import IDS, SMALL, TEXTS, captions, cart, recall
+from tests.processes import one_thread as one_thread
 
 TARGETS = np.array([3, 7, 7, 20])
 ITEMS, VALUES = 125, 5
@@ -30,14 +31,6 @@ TINY: dict[str, Any] = {
     "batch_size": 32,
     "fit": {"epochs": 15, "learning_rate": 3e-3, "schedule": {"type": "cosine", "warmup_steps": 20}},
 }
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def planted_ids(change: dict[str, Any] | None = None, seed: int = 1) -> CartIds:

@@ -1,27 +1,17 @@
 """CART on 512 planted captions: the stated bars, its control arms and the effect of each part. Minutes."""
 
-from typing import Any
-
 import numpy as np
 import pytest
-import torch
 
 from benchmarks.cart_captions import Line, Size, plant_captions, run_arm, run_peer
 from common.generative.cart import CartConfig, train_cart
 from common.generative.cart_ids import CartIds, CartIdsConfig
 from tests.common.generative.cart_helpers import captions, recall
+from tests.processes import one_thread as one_thread
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 SIZE = Size(items=512, captions=2, epochs=30, dim=64)
 CHANCE = 1 / 512
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,17 +29,10 @@ from common.representation.ease import Ease
 from common.representation.ease.adapter import pool
 from common.representation.ease.batches import views_of
 from common.representation.inputs import Items
+from tests.processes import one_thread as one_thread
 
 FIT = settings().fit.model_copy(update={"epochs": 32})
 CONFIG = settings(fit=FIT.model_dump())
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

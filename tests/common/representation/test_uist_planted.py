@@ -21,17 +21,10 @@ from benchmarks.planted_uist import (
 from common.errors import DataError
 from common.representation.uist.config import UistConfig
 from common.representation.uist.scorer import ClickRows, Features, ScorerConfig, fit_scorer, predict
+from tests.processes import one_thread as one_thread
 
 SIZES = (16, 16, 16, 16)
 SMALL: dict[str, Any] = {"items": 1000, "users": 500, "dim": 32, "rows": 20_000}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

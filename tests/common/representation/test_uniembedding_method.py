@@ -17,17 +17,10 @@ from common.representation.uniembedding import UniEmbedding, UniEmbeddingConfig
 from common.representation.uniembedding.batches import PairBatches
 from common.representation.uniembedding.losses import see
 from common.training.fit_state import learnt_state
+from tests.processes import one_thread as one_thread
 
 FIT = {"epochs": 3, "learning_rate": 5e-3, "figure": "score", "schedule": {"type": "constant"}}
 TINY: dict[str, Any] = {"dim": 8, "hidden": 8, "rank": 2, "history": 4, "batch_size": 32, "fit": FIT}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def make_items(count: int = 40, seed: int = 0) -> Items:

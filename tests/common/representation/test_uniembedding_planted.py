@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import torch
 
 from benchmarks.planted_uniembedding import (
     World,
@@ -16,18 +15,11 @@ from benchmarks.planted_uniembedding import (
     shuffled_vectors,
     vector_figures,
 )
+from tests.processes import one_thread as one_thread
 
 NEAR = 0.05
 """A placebo is at chance where it is no further from it. Its standard deviation over seeds is 0.006 (cross) and 0.027
 (cold items, of which a taste has two)."""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -20,6 +20,7 @@ from common.tokenizers.rq_vae_model import ResidualVAE, Shape, balanced_codes
 from common.tokenizers.rq_vae_training import Trainer
 from common.tokenizers.semantic_ids import SemanticIdMap
 from common.tokenizers.sinkhorn import last_level, sinkhorn
+from tests.processes import one_thread as one_thread
 
 SIZES = (16, 16, 16)
 SMALL: dict[str, Any] = {
@@ -40,14 +41,6 @@ TINY: dict[str, Any] = SMALL | {
     "warmup_steps": 10,
 }
 TINY |= {"batch_size": 64, "evaluate_every": 20}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

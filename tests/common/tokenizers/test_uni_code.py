@@ -18,16 +18,9 @@ from common.tokenizers.uni_code.inputs import check_paired
 from common.tokenizers.uni_code.item_ids import common_rows, item_codes, make_ids, pooled
 from common.tokenizers.uni_code.model import UniCodeModel
 from common.training.fit import fit_model
+from tests.processes import one_thread as one_thread
 
 WIDTHS = {"text": 6, "image": 5}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def tiny(**changes: Any) -> UniCodeConfig:

@@ -4,19 +4,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from sklearn.linear_model import RidgeClassifier
 
 from benchmarks.planted_uni_code import EVENTS, STEPS, World, criteria, make_world, run_arm, small_config
 from common.tokenizers.uni_code import UniCode
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+from tests.processes import one_thread as one_thread
 
 
 @pytest.fixture(scope="module")

@@ -9,11 +9,7 @@ from common.errors import ConfigError
 from common.planted import isotropic_vectors, tree_vectors
 from common.tokenizers.kmeans import kmeans, squared_distances
 from common.tokenizers.vq import VQ
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
+from tests.processes import one_thread as one_thread
 
 
 def test_planted_clusters_are_found() -> None:

@@ -18,24 +18,15 @@ from common.training.shares import backward, weighed
 from common.training.tensors import read_tensors
 from tests.common.training import together
 from tests.common.training.together import CASES, fit, make
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+from tests.processes import one_thread as one_thread
+from tests.processes import run_module
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Path:
     """Every case, trained by two real processes with the variables that torchrun sets."""
     folder = tmp_path_factory.mktemp("together")
-    command = [sys.executable, "-m", "tests.common.training.together", str(folder)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=240, check=False)
-    assert done.returncode == 0, done.stderr
+    run_module(root, "tests.common.training.together", str(folder))
     return folder
 
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import sys
-import traceback
 from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
@@ -24,6 +22,7 @@ from common.tokenizers.semantic_ids import SemanticIdMap
 from common.training.distributed import World, gather_rows, init_world, main_first, total
 from common.training.schedule import ScheduleConfig
 from common.training.tensors import write_tensors
+from tests.processes import fork_all, write_port
 
 SIZE = 2
 ITEMS = (np.arange(155) * 5 + np.repeat(np.arange(31), 5)) % 12
@@ -127,22 +126,9 @@ def _write(path: Path, model: GenerativeRetriever, result: FitResult) -> None:
 
 
 def _world(folder: Path) -> None:
-    """Start the processes by fork: what takes long is to import torch."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        (folder / "port").write_text(str(probe.getsockname()[1]))
-    children: list[int] = []
-    for rank in range(SIZE):
-        if not (child := os.fork()):
-            try:
-                _process(folder, rank)
-            except BaseException:
-                traceback.print_exc()
-                os._exit(1)
-            os._exit(0)
-        children.append(child)
-    status = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
-    sys.exit(max(map(abs, status)))
+    """Start the processes."""
+    write_port(folder / "port")
+    fork_all(_process, [(folder, rank) for rank in range(SIZE)])
 
 
 if __name__ == "__main__":
