@@ -216,7 +216,7 @@ def _rank_bm25(passages: list[str], questions: list[str]) -> list[list[int]]:
     import numpy as np
     from rank_bm25 import BM25Okapi
 
-    from track1_mdr.routes.bm25 import tokenize
+    from track1_mdr.routes.bm25_tokens import tokenize
 
     index = BM25Okapi([tokenize(text) or [""] for text in passages], k1=1.2, b=0.75)
     return [np.argsort(-index.get_scores(tokenize(text)), kind="stable")[:10].tolist() for text in questions]

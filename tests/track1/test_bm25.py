@@ -13,17 +13,16 @@ from track1_mdr.config import Bm25Config
 from track1_mdr.datasets.tables import Candidates, Scored, top_k
 from track1_mdr.routes import bm25_tokens
 from track1_mdr.routes.base import Environment
-from track1_mdr.routes.bm25 import (
+from track1_mdr.routes.bm25 import Bm25Index, Bm25Route
+from track1_mdr.routes.bm25_tokens import (
     Analyzer,
-    Bm25Index,
-    Bm25Route,
+    TokenIds,
     characters,
     names,
     question_names,
     tokenize,
     with_ngrams,
 )
-from track1_mdr.routes.bm25_tokens import TokenIds
 
 WORDS = [f"{a}{b}" for a in ("quark", "lemur", "tundra", "violin", "saffron") for b in ("", "x", "xq")]
 

@@ -25,9 +25,9 @@ from track1_mdr.report.page import Places, choose_root, hardest_documents, repor
 from track1_mdr.report.record import config_table, run_blocks, settings
 from track1_mdr.report.routes import Added, found_gold, route_blocks, what_each_adds
 from track1_mdr.report.scoring import Outcome, Scored, score_run
-from track1_mdr.report.snippets import Snippets
+from track1_mdr.report.snippets import cut
 from track1_mdr.report.views import read_data
-from track1_mdr.routes.bm25 import tokenize, word_places
+from track1_mdr.routes.bm25_tokens import tokenize, word_places
 
 GOLD = {i: pages for i, _, _, pages, _, _ in QUESTIONS}
 DOCUMENTS = {i: document for i, _, document, *_ in QUESTIONS}
@@ -274,16 +274,16 @@ def test_hardest_documents_are_in_order_of_what_there_is_to_gain(folder: Path, r
     ["The nets' income of 1,024.5 was RISING, 3.2 % in 2021!", "ﬁnance ＡＢＣ naïve co-operation", "", "the of and"],
 )
 def test_the_places_of_words_are_those_that_bm25_counts(text: str) -> None:
-    places = word_places(text, {})
+    places = word_places(text)
     assert [stem for _, _, stem in places] == tokenize(text)
-    assert word_places(text, {}) == word_places(text, stems := {}) == word_places(text, stems)
+    assert word_places(text) == places, "what was seen before makes no difference"
     for start, end, stem in places:
         assert tokenize(text[start:end]) == [stem]
 
 
 def test_the_piece_has_most_different_words_of_the_question() -> None:
     text = "costs costs costs " + "filler " * 40 + "the harbour costs of a terminal " + "filler " * 40
-    piece = Snippets().cut("What did the harbour's terminal cost?", text, 60)
+    piece = cut("What did the harbour's terminal cost?", text, 60)
     assert [word for word, marked in piece if marked] == ["harbour", "costs", "terminal"]
     whole = "".join(word for word, _ in piece)
     assert whole.startswith("… ") and whole.endswith(" …") and len(whole) <= 64
@@ -291,11 +291,10 @@ def test_the_piece_has_most_different_words_of_the_question() -> None:
 
 
 def test_a_piece_without_a_match_is_the_beginning_and_a_match_after_a_bracket_stays() -> None:
-    snippets = Snippets()
-    assert snippets.cut("zebra", "One\n two  three") == [("One two three", False)]
+    assert cut("zebra", "One\n two  three") == [("One two three", False)]
     long = "x" * 500
-    assert "".join(word for word, _ in snippets.cut("zebra", long, 50)) == "x" * 50 + " …"
-    piece = snippets.cut("zebra", "filler " * 30 + "abc(zebra)def " + "filler " * 30, 40)
+    assert "".join(word for word, _ in cut("zebra", long, 50)) == "x" * 50 + " …"
+    piece = cut("zebra", "filler " * 30 + "abc(zebra)def " + "filler " * 30, 40)
     assert ("zebra", True) in piece
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from common.metrics.retrieval import KS
 from common.pages.blocks import Block, Card, Choice, Gallery, Gap, Segments, Strip, Tile, Tone
@@ -12,7 +12,7 @@ from common.submission.mdr import TASK_TITLES, Task
 from track1_mdr.report.collect import Sources
 from track1_mdr.report.routes import first_five, found_by
 from track1_mdr.report.scoring import DEPTH, Answers, Outcome, Scored
-from track1_mdr.report.snippets import Snippets
+from track1_mdr.report.snippets import cut
 from track1_mdr.report.thumbnails import Wanted, add_pictures, passage_picture, query_picture
 from track1_mdr.report.views import Question, View
 
@@ -56,7 +56,6 @@ class Shelf:
     view: View
     sources: Sources | None
     images: Images
-    snippets: Snippets = field(default_factory=Snippets)
 
     def __post_init__(self) -> None:
         self.texts = self.view.passages.texts if self.view.passages is not None else []
@@ -82,7 +81,7 @@ class Shelf:
         picture = passage_picture(self.view, row) if row is not None else None
         words: Segments = ()
         if text and row is not None and self.texts[row]:
-            words = self.snippets.cut(question.text, self.texts[row])
+            words = cut(question.text, self.texts[row])
         key = picture.key if picture is not None else None
         return Tile(_caption(self.view.task, passage), key, badge, tone, tuple(lines), words)
 

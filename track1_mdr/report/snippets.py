@@ -8,7 +8,7 @@ from collections.abc import Collection
 from functools import cache
 
 from common.pages.blocks import Segments
-from track1_mdr.routes.bm25 import tokenize, word_places
+from track1_mdr.routes.bm25_tokens import tokenize, word_places
 
 WIDTH = 150
 """Characters of a piece."""
@@ -22,23 +22,17 @@ def _empty_words() -> frozenset[str]:
     return frozenset(stem for word in STOPWORDS_EN_PLUS for stem in tokenize(word))
 
 
-class Snippets:
-    """Cuts pieces out of passages; the stems that it has seen serve the next ones."""
+def cut(question: str, text: str, width: int = WIDTH) -> Segments:
+    """Return the `width` characters that hold most different words of the question, these marked.
 
-    def __init__(self) -> None:
-        self._stems: dict[str, str] = {}
-
-    def cut(self, question: str, text: str, width: int = WIDTH) -> Segments:
-        """Return the `width` characters that hold most different words of the question, these marked.
-
-        Words match as `bm25` matches them, lower case and stemmed, and more of them are stop words: "which" and
-        "from" explain no answer. Without a match it is the passage's beginning.
-        """
-        wanted = frozenset(tokenize(question)) - _empty_words()
-        hits = [place for place in word_places(text, self._stems) if place[2] in wanted]
-        start, end = _window(hits, width) if hits else (0, 0)
-        left = max(0, min(start - (width - (end - start)) // 2, len(text) - width))
-        return _pieces(text, *_whole_words(text, left, left + width, start, end), hits)
+    Words match as `bm25` matches them, lower case and stemmed, and more of them are stop words: "which" and
+    "from" explain no answer. Without a match it is the passage's beginning.
+    """
+    wanted = frozenset(tokenize(question)) - _empty_words()
+    hits = [place for place in word_places(text) if place[2] in wanted]
+    start, end = _window(hits, width) if hits else (0, 0)
+    left = max(0, min(start - (width - (end - start)) // 2, len(text) - width))
+    return _pieces(text, *_whole_words(text, left, left + width, start, end), hits)
 
 
 def _window(hits: list[tuple[int, int, str]], width: int) -> tuple[int, int]:
@@ -60,11 +54,11 @@ def _whole_words(text: str, left: int, right: int, start: int, end: int) -> tupl
     """Return left and right moved inwards so that no word is cut through; start to end stays inside."""
     while 0 < left < start and not text[left - 1].isspace():
         left += 1
-    cut = right
-    while max(end, left + 1) < cut < len(text) and not text[cut].isspace():
-        cut -= 1
+    last = right
+    while max(end, left + 1) < last < len(text) and not text[last].isspace():
+        last -= 1
     # A run without a space, as a long address or a script that has none, is cut where it is.
-    return left, cut if cut > max(end, left + 1) or cut == end else right
+    return left, last if last > max(end, left + 1) or last == end else right
 
 
 def _pieces(text: str, left: int, right: int, hits: Collection[tuple[int, int, str]]) -> Segments:

@@ -16,7 +16,8 @@ from track1_mdr.chunks import chunk_passages
 from track1_mdr.config import CrossEncoderConfig
 from track1_mdr.datasets.tables import Passages, Queries, Scored, top_k
 from track1_mdr.routes.base import Environment
-from track1_mdr.routes.bm25 import Analyzer, Bm25Index, TokenIds, tokenize
+from track1_mdr.routes.bm25 import Bm25Index
+from track1_mdr.routes.bm25_tokens import Analyzer, TokenIds, tokenize
 
 _SHARD_PAIRS = 256
 

@@ -11,31 +11,7 @@ from track1_mdr.chunks import Chunks, chunk_passages
 from track1_mdr.config import Bm25Config
 from track1_mdr.datasets.tables import Candidates, Passages, Queries, Scored, top_k
 from track1_mdr.routes.base import Environment
-from track1_mdr.routes.bm25_tokens import (
-    Analyzer,
-    TokenIds,
-    characters,
-    names,
-    question_names,
-    tokenize,
-    with_ngrams,
-    word_places,
-)
-
-__all__ = [
-    "Analyzer",
-    "Bm25Index",
-    "Bm25Route",
-    "TextUnits",
-    "TokenIds",
-    "characters",
-    "names",
-    "question_names",
-    "tokenize",
-    "whole_passages",
-    "with_ngrams",
-    "word_places",
-]
+from track1_mdr.routes.bm25_tokens import Analyzer, TokenIds
 
 COUNT_UNITS = 256
 """Units whose tokens are counted at once."""

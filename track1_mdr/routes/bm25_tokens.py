@@ -45,22 +45,14 @@ def tokenize(text: str) -> list[str]:
 
     A number keeps its separators ("3.2", "1,024"), since questions quote them as they stand.
     """
-    stop_words, stem = _tools()
-    return stem([word for word in _WORD.findall(text.lower()) if word not in stop_words])
+    return [root for root in _roots(_WORD.findall(text.lower())) if root]
 
 
-def word_places(text: str, stems: dict[str, str]) -> list[tuple[int, int, str]]:
-    """Return (start, end, stem) of the words that `tokenize` keeps: what matched, and where it stands.
-
-    `stems` holds what is known from earlier calls, "" for a stop word, and is added to.
-    """
-    found = [(match.start(), match.end(), match.group().lower()) for match in _WORD.finditer(text)]
-    new = list({word for _, _, word in found if word not in stems})
-    stop_words, stem = _tools()
-    stems |= zip(
-        new, ("" if word in stop_words else root for word, root in zip(new, stem(new), strict=True)), strict=True
-    )
-    return [(start, end, root) for start, end, word in found if (root := stems[word])]
+def word_places(text: str) -> list[tuple[int, int, str]]:
+    """Return (start, end, stem) of the words that `tokenize` keeps: what matched, and where it stands."""
+    found = list(_WORD.finditer(text))
+    roots = _roots([match.group().lower() for match in found])
+    return [(match.start(), match.end(), root) for match, root in zip(found, roots, strict=True) if root]
 
 
 def characters(text: str) -> list[str]:

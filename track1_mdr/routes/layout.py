@@ -10,7 +10,8 @@ from track1_mdr.chunks import Chunks
 from track1_mdr.config import LayoutConfig
 from track1_mdr.datasets.tables import Candidates, Passages, Queries, Scored
 from track1_mdr.routes.base import Environment
-from track1_mdr.routes.bm25 import Analyzer, TextUnits
+from track1_mdr.routes.bm25 import TextUnits
+from track1_mdr.routes.bm25_tokens import Analyzer
 
 
 class LayoutRoute:
