@@ -114,8 +114,9 @@ test)
     .venv/bin/ruff format --check .
     .venv/bin/basedpyright
     # Two processes of one thread each: threads of two processes on two cores spend their time waiting for each other.
-    # A file's tests stay together and share fixtures.
-    OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} .venv/bin/python -m pytest -n 2 --dist loadfile "$@"
+    # A file's tests stay together and share fixtures. A process that dies is not replaced, so that the run ends and
+    # fails: a new one can wait for ever for the rest of that file.
+    OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} .venv/bin/python -m pytest -n 2 --dist loadfile --max-worker-restart=0 "$@"
     ;;
 track1)
     setup

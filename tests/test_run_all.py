@@ -210,7 +210,8 @@ def test_test_runs_lint_types_and_tests_and_passes_arguments_to_pytest(skeleton:
     skeleton.calls()
     assert skeleton.run("test", "-k", "bm25").returncode == 0
     checks = ["venv/ruff check .", "venv/ruff format --check .", "venv/basedpyright "]
-    assert skeleton.calls() == [CLUSTER, *checks, "venv/python -m pytest -n 2 --dist loadfile -k bm25"]
+    tests = "venv/python -m pytest -n 2 --dist loadfile --max-worker-restart=0 -k bm25"
+    assert skeleton.calls() == [CLUSTER, *checks, tests]
 
 
 @pytest.mark.parametrize("tool", ["ruff", "basedpyright", "python"])

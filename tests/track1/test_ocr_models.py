@@ -1,8 +1,11 @@
 """The text detector and recogniser: geometry on planted maps, and readings that depend on nothing but the pixels."""
 
 import math
+import subprocess
+import sys
 from importlib.metadata import PackageNotFoundError
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -184,3 +187,24 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ocr, "version", version)
     with pytest.raises(ConfigError, match=r"needs the package openvino[\s\S]*data.ocr.enabled=false"):
         ocr.engine_name.__wrapped__()
+
+
+SIGNALLED = """
+import gc, os, signal
+from track1_mdr.datasets.ocr_models import TextReader, precision
+
+reader = TextReader()
+precision()
+del reader
+gc.collect()
+try:
+    os.kill(os.getpid(), signal.SIGINT)
+    signal.pause()
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+def test_ctrl_c_after_a_reader_is_let_go_is_no_crash(root: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", SIGNALLED], cwd=root, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "interrupted\n"), done.stderr

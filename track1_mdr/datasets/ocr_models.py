@@ -136,19 +136,30 @@ def model_path(name: str) -> Path:
 
 
 @cache
-def precision() -> str:
-    """Return the number type of the networks: bfloat16 where the processor has it. What is read depends on it."""
+def _core() -> Any:
+    """Return the process's only OpenVINO core, which is never let go.
+
+    Its CPU plugin gives the thread a signal stack and, when it goes, puts back the stack that it had found. Of two
+    plugins the second then puts back the first one's, which is no longer there: the next Ctrl-C ends the process by a
+    segmentation fault.
+    """
     from openvino import Core
 
-    return "bf16" if "BF16" in Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES") else "f32"
+    return Core()
+
+
+@cache
+def precision() -> str:
+    """Return the number type of the networks: bfloat16 where the processor has it. What is read depends on it."""
+    return "bf16" if "BF16" in _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES") else "f32"
 
 
 def _compile(name: str) -> tuple[Any, list[str]]:
     """Return an inference request for uint8 BGR [N, H, W, 3], and the characters of the recogniser's outputs."""
-    from openvino import Core, Layout, Type
+    from openvino import Layout, Type
     from openvino.preprocess import PrePostProcessor
 
-    core = Core()
+    core = _core()
     model = core.read_model(model_path(name))
     characters: list[str] = []
     if name == "recogniser":
