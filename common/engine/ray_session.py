@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import socket
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,8 @@ from common.errors import ConfigError
 
 OBJECT_STORE = 256 << 20
 """Bytes of shared memory for a local cluster's objects; what does not fit is spilled to disk."""
+MIN_DISK = 1 << 30
+"""Bytes that must be free, beside room for the object store, where a local cluster writes logs and spilled objects."""
 PROBE_SECONDS = 5.0
 """How long a cluster's address may take to answer. Ray's own wait is minutes."""
 
@@ -38,7 +41,8 @@ def connect(address: str | None, workers: int, *, object_store: int = OBJECT_STO
     Raises
     ------
     ConfigError
-        Ray is not installed, the address is malformed, nothing answers there, or Ray cannot start or join.
+        Ray is not installed, the address is malformed, nothing answers there, the disk is full, or Ray cannot start
+        or join.
     """
     ray = require_ray()
     if ray.is_initialized():
@@ -95,12 +99,23 @@ def require_ray() -> Any:
 
 
 def _start(ray: Any, workers: int, object_store: int) -> Any:
+    folder, needed = tempfile.gettempdir(), object_store + MIN_DISK
+    if (free := shutil.disk_usage(folder).free) < needed:
+        raise ConfigError(
+            "too little disk for a local Ray cluster",
+            where=folder,
+            expected=f"{needed / 2**30:.1f} GiB for its logs and spilled objects",
+            got=f"{free / 2**30:.1f} GiB free",
+            todo="free some, set TMPDIR to a folder of another disk, or leave out --engine ray",
+        )
     try:
         return ray.init(
             address="local",  # None would join whatever runs on the machine
             num_cpus=workers,
             include_dashboard=False,
             object_store_memory=object_store,
+            # Ray keeps 5 % of the disk free, which may be many gigabytes, and fails where it can no longer spill.
+            _system_config={"local_fs_capacity_threshold": 1.0},
             **_quiet(),
         )
     except Exception as error:

@@ -18,7 +18,6 @@ from common.generative.config import TextsConfig
 from common.generative.item_vectors import co_occurrence_vectors
 from common.generative.sequences import Sequences
 from common.generative.systems import Prepared
-from common.training.distributed import main_first
 
 
 def semantic_vectors(run: Prepared) -> tuple[np.ndarray, str]:
@@ -147,10 +146,12 @@ def _ranker_of(folder: Path, data: Sequences) -> np.ndarray:
 
 
 def _encoded(run: Prepared, texts: Sequence[str]) -> np.ndarray:
-    """Return vectors of texts; an item without text gets the mean of the others, which is said."""
+    """Return vectors of texts; an item without text gets the mean of the others, which is said.
+
+    Processes that train together share the work: each takes the shards that no other one has taken.
+    """
     rows = [row for row, one in enumerate(texts) if one.strip()]
-    with main_first(run.world):
-        found = encode_texts([texts[row] for row in rows], run.config.texts, run.out / "texts")
+    found = encode_texts([texts[row] for row in rows], run.config.texts, run.out / "texts")
     if len(rows) == len(texts):
         return found
     run.say_once(

@@ -128,15 +128,18 @@ def uni_code(
     set_: Annotated[list[str] | None, typer.Option("--set", "-s", help="A setting: codes=256, fit.epochs=20")] = None,
     seed: Annotated[int, typer.Option(min=0)] = 7,
     device: Annotated[str, typer.Option(help="Where training runs: cpu or cuda")] = "cpu",
+    engine: EngineOption = "local",
+    ray_address: AddressOption = None,
+    workers: WorkersOption = None,
     debug: DebugOption = False,
 ) -> None:
     """Fit one codebook of two or three modalities, and write IDs: a code of each modality, then a rank.
 
     Example: python -m common.tokenizers uni-code --text text.parquet --image image.parquet --out runs/uni_code
     """
-    with reported(debug):
-        from common.tokenizers.uni_code.command import fit_ids, parse_sources
+    from common.tokenizers.uni_code.command import fit_ids, parse_sources
 
+    with reported(debug), open_engine(engine, ray_address, workers, processes=False) as chosen:
         fit_ids(
             parse_sources({"text": text, "image": image}, modality or [], column or [], encoder or []),
             out,
@@ -148,6 +151,7 @@ def uni_code(
             rank_codes=rank_codes,
             device=device,
             say=say,
+            engine=chosen,
         )
 
 

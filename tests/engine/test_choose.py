@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
 
@@ -79,3 +80,10 @@ def test_an_address_where_no_cluster_answers_is_one_error_within_seconds() -> No
     with listener(lambda _: None) as address, pytest.raises(ConfigError, match="no Ray cluster answers"):
         probe(address)
     assert time.monotonic() - started < 20
+
+
+def test_a_full_disk_is_one_error_before_a_cluster_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("ray", reason="needs Ray: pip install -r requirements-cluster.txt")
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=1 << 30))
+    with pytest.raises(ConfigError, match=r"too little disk[\s\S]*1\.2 GiB[\s\S]*1\.0 GiB free"), connect(None, 2):
+        pass

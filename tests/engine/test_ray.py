@@ -21,8 +21,12 @@ from common.engine.base import End, Failed, Item
 from common.engine.local import LOCAL, LocalEngine
 from common.errors import ConfigError, DataError
 from common.faults import FaultLog
+from common.representation.kar.encoder import EncoderConfig, KnowledgeEncoder, build_knowledge_encoder
 from common.tokenizers.rq_kmeans import RQKMeans
-from common.tokenizers.spread import item_codes
+from common.tokenizers.spread import item_codes, step_codes
+from common.tokenizers.uni_code.item_ids import item_codes as uni_code_codes
+from common.tokenizers.uni_code.tokenizer import UniCode
+from tests.common.tokenizers.test_uni_code import features, tiny
 from tests.engine.jobs import Toy, act, broken, encode_toys, nothing
 from tests.track1.test_prepare import OCR, make_folder, tables
 from track1_mdr.app import run_config
@@ -125,6 +129,21 @@ def test_the_embedding_store_has_the_bytes_of_one_process(ray_engine: RayEngine,
     assert multi or (tmp_path / "killed").exists()
 
 
+def test_knowledge_has_the_bytes_of_one_process(
+    ray_engine: RayEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Long texts, which the workers cut into pieces."""
+    monkeypatch.setattr("common.representation.kar.encoder.EmbeddingStore", partial(EmbeddingStore, shard_items=4))
+    texts = [" ".join(f"{word} {i}" for word in ("film", "actor", "year") * 12) for i in range(10)]
+    config = EncoderConfig(max_tokens=32)
+    alone = build_knowledge_encoder(config, tmp_path / "a").encode(texts, batch_size=2)
+    monkeypatch.delattr(KnowledgeEncoder, "encode_batch")  # of this process: the workers have theirs
+    spread = build_knowledge_encoder(config, tmp_path / "b").encode(texts, batch_size=2, engine=ray_engine)
+    assert alone.shape == (10, 384) and np.array_equal(alone, spread)
+    stores = [files(tmp_path / name / "vectors") for name in "ab"]
+    assert stores[0] == stores[1] and sum(name.endswith(".npy") for name in stores[0]) == 3
+
+
 DRIVER = """
 import sys
 from pathlib import Path
@@ -179,6 +198,20 @@ def test_codes_are_those_of_one_process(ray_engine: RayEngine) -> None:
     x[1_234, 5] = np.nan
     with pytest.raises(DataError, match="row 1234"):
         item_codes(quantizer, x, ray_engine, size=300)
+
+
+def test_codes_of_several_modalities_are_those_of_one_process(
+    ray_engine: RayEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = {name: (np.arange(60), x) for name, x in features(rows=60).items()}
+    tokenizer = UniCode(tiny()).fit({name: x[:20] for name, (_, x) in made.items()}, seed=0)
+    _, alone, _ = uni_code_codes(tokenizer, made, tuple(made), pool="all")
+    monkeypatch.setattr("common.tokenizers.uni_code.item_ids.step_codes", partial(step_codes, size=16))
+    _, codes, _ = uni_code_codes(tokenizer, made, tuple(made), pool="all", engine=ray_engine)
+    np.testing.assert_array_equal(codes, alone)
+    made["text"][1][41, 0, 0] = np.nan
+    with pytest.raises(DataError, match="text, row 41"):
+        uni_code_codes(tokenizer, made, tuple(made), engine=ray_engine)
 
 
 def test_pdfs_with_ocr_are_prepared_to_the_same_tables_and_pieces(ray_engine: RayEngine, tmp_path: Path) -> None:

@@ -106,12 +106,13 @@ def represent_items(
     """
     chosen, notes = REPRESENTATIONS[name], []
     clock = [perf_counter()]
-    found = gather(folder, chosen, config, Tools(cache, device, threads, faults, engine), notes)
+    tools = Tools(cache, device, threads, faults, engine)
+    found = gather(folder, chosen, config, tools, notes)
     method, state = make_method(name, config, found, cache, device, threads, notes)
     for line in dict.fromkeys(notes):
         say(line)
     clock.append(perf_counter())
-    prepare(method, name, found, config, cache, say, api_key)
+    prepare(method, name, found, config, tools, say, api_key)
     behaviour = found.described if chosen.writes == "codes" else found.training
     learners = behaviour.take(with_history(behaviour))
     more = fit_arguments(name, config, found)
@@ -179,9 +180,9 @@ def merged(defaults: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
 
 
 def prepare(
-    method: Representation, name: str, found: Gathered, config: RepresentConfig, cache: Path, say: Say, key: str | None
+    method: Representation, name: str, found: Gathered, config: RepresentConfig, tools: Tools, say: Say, key: str | None
 ) -> None:
-    """Give KAR its cache and key, and say where its knowledge comes from."""
+    """Give KAR its cache, key and workers, and say where its knowledge comes from."""
     if config.teacher != "none" and name != "ease":
         raise ConfigError("only ease learns from a teacher's vectors", where="teacher", got=f"{config.teacher}, {name}")
     if name != "kar":
@@ -189,7 +190,7 @@ def prepare(
     from common.representation.kar.method import Kar
 
     assert isinstance(method, Kar)  # noqa: S101 - the registry says so
-    method.use(cache=cache / "kar", api_key=key, say=say)
+    method.use(cache=tools.cache / "kar", api_key=key, say=say, engine=tools.engine)
     if method.settings.source.type == "template":
         say(
             "no language model is asked; for one: --set method.source.type=transformers (or endpoint, answers), with "

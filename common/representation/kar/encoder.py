@@ -8,6 +8,7 @@ pieces at words, and its vector is the mean of theirs, weighted by their tokens:
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,11 @@ from pydantic import Field
 
 from common.config import Config
 from common.encoders.base import Backend, TextEncoder, text_key
+from common.encoders.spread import Spread
 from common.encoders.store import EmbeddingStore
 from common.encoders.text import Precision, TorchTextEncoder, build_text_encoder, normalised
+from common.engine.base import Engine
+from common.engine.local import LOCAL
 from common.errors import ConfigError, DataError
 from common.faults import FaultLog
 from common.hashing import digest
@@ -55,10 +59,25 @@ class KnowledgeEncoder:
         Of the encoder's own tokenizer.
     cache
         Folder of the embedding store; None keeps nothing.
+    recipe
+        Makes the same encoder in an engine's worker: a `functools.partial` of a module's function and plain values.
+        None: this process encodes, whatever the engine.
+    device
+        Where the encoder runs.
     """
 
-    def __init__(self, encoder: TextEncoder, limit: int, offsets: Offsets, cache: Path | None = None) -> None:
+    def __init__(
+        self,
+        encoder: TextEncoder,
+        limit: int,
+        offsets: Offsets,
+        cache: Path | None = None,
+        *,
+        recipe: Callable[[], KnowledgeEncoder] | None = None,
+        device: str = "cpu",
+    ) -> None:
         self._encoder, self._offsets, self._cache = encoder, offsets, cache
+        self._recipe, self._device = recipe, device
         self.room = limit - _SPECIAL
         if self.room < 1:
             raise ConfigError("the encoder's token limit leaves no room for text", where="max_tokens", got=limit)
@@ -72,8 +91,11 @@ class KnowledgeEncoder:
         batch_size: int = 32,
         faults: FaultLog | None = None,
         name: Callable[[int], str] = str,
+        engine: Engine = LOCAL,
     ) -> np.ndarray:
         """Return float32 [N, dim], in the order of the texts. A text's vector does not depend on the others.
+
+        With a cache, the workers of `engine` encode where it has some; the vectors are the same.
 
         Raises
         ------
@@ -84,7 +106,7 @@ class KnowledgeEncoder:
             if not text.strip():
                 raise DataError("an empty text has no vector", where=name(row))
         if self._cache is None:
-            return self._encode(list(texts), batch_size)
+            return self.encode_batch(list(texts), batch_size)
         preprocessing = f"{self._encoder.preprocessing} pieces {_VERSION} of {self.room}"
         store = EmbeddingStore(
             self._cache, self._encoder.name, self._encoder.revision, "passage", f"kar {preprocessing}"
@@ -92,11 +114,12 @@ class KnowledgeEncoder:
         found = store.encode_all(
             [text_key(text) for text in texts],
             lambda row: texts[row],
-            lambda batch: self._encode(batch, batch_size),
+            lambda batch: self.encode_batch(batch, batch_size),
             batch_size=batch_size,
             faults=FaultLog() if faults is None else faults,
             what="knowledge",
             name=name,
+            spread=self._spread(engine, texts, batch_size),
         )
         if not found.present.all():
             raise DataError("a text has no vector", where=name(int((~found.present).argmax())))
@@ -120,7 +143,14 @@ class KnowledgeEncoder:
         last = text[spans[start][0] :] if start else text
         return [*made, (last, max(1, len(spans) - start))]
 
-    def _encode(self, texts: list[str], batch_size: int) -> np.ndarray:
+    def _spread(self, engine: Engine, texts: Sequence[str], batch_size: int) -> Spread | None:
+        if self._recipe is None or not engine.spreads:
+            return None
+        make = partial(KnowledgeCoder, self._recipe, batch_size)
+        return Spread(engine, make, self.identity, lambda row: texts[row], device=self._device)
+
+    def encode_batch(self, texts: list[str], batch_size: int) -> np.ndarray:
+        """Return float32 [N, dim] of texts, none of them empty, past the cache."""
         split = [self.pieces(text) for text in texts]
         flat = [piece for pieces in split for piece, _ in pieces]
         vectors = self._encoder.encode(flat, role="passage", batch_size=batch_size)
@@ -132,6 +162,22 @@ class KnowledgeEncoder:
             result[row] = weight @ vectors[at : at + len(pieces)] / weight.sum()
             at += len(pieces)
         return normalised(result)
+
+
+class KnowledgeCoder:
+    """A knowledge encoder in a worker; texts are sent as they are."""
+
+    def __init__(self, recipe: Callable[[], KnowledgeEncoder], batch_size: int) -> None:
+        self._encoder, self._batch_size = recipe(), batch_size
+        self.identity = self._encoder.identity
+
+    def load(self, sent: str) -> str:
+        """Return the text."""
+        return sent
+
+    def encode(self, items: list[str]) -> np.ndarray:
+        """Return the texts' vectors."""
+        return self._encoder.encode_batch(items, self._batch_size)
 
 
 def build_knowledge_encoder(config: EncoderConfig, cache: Path | None = None) -> KnowledgeEncoder:
@@ -158,7 +204,10 @@ def build_knowledge_encoder(config: EncoderConfig, cache: Path | None = None) ->
     else:
         offsets, most, own = _file_offsets(config), config.max_tokens, ""
     limit = min(config.max_tokens, most) - len(offsets(config.prompt or own))
-    return KnowledgeEncoder(encoder, limit, offsets, None if cache is None else cache / "vectors")
+    # How many texts run at once changes no byte; a worker is one of many.
+    recipe = partial(build_knowledge_encoder, config.model_copy(update={"threads": 1}), cache)
+    vectors = None if cache is None else cache / "vectors"
+    return KnowledgeEncoder(encoder, limit, offsets, vectors, recipe=recipe, device=config.device)
 
 
 def _own_prompt(encoder: TorchTextEncoder) -> str:

@@ -15,6 +15,8 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
+from common.engine.base import Engine
+from common.engine.local import LOCAL
 from common.errors import ConfigError, DataError
 from common.faults import FaultLog
 from common.representation.base import MethodConfig, Representation, Say
@@ -54,6 +56,7 @@ class Kar(Representation):
         self.faults, self.costs = FaultLog(), Costs()
         self._source: KnowledgeSource | None = None
         self._encoder: KnowledgeEncoder | None = None
+        self._engine: Engine = LOCAL
         self._cache: Path | None = None
         self._key: str | None = None
         self._say: Say = print
@@ -72,6 +75,7 @@ class Kar(Representation):
         source: KnowledgeSource | None = None,
         encoder: KnowledgeEncoder | None = None,
         say: Say | None = None,
+        engine: Engine | None = None,
     ) -> Self:
         """Set what belongs to a machine and not to the method: none of it is saved.
 
@@ -83,11 +87,14 @@ class Kar(Representation):
             Of an endpoint.
         source, encoder
             In place of those that the configuration names.
+        engine
+            Its workers read the knowledge where it has some and there is a cache.
         """
         self._cache = cache or self._cache
         self._key = api_key or self._key
         self._source, self._encoder = source or self._source, encoder or self._encoder
         self._say = say or self._say
+        self._engine = engine or self._engine
         return self
 
     def build(self, state: dict[str, Any]) -> None:
@@ -189,7 +196,11 @@ class Kar(Representation):
             raise DataError("there is no knowledge at all", got=self.faults.summary() or "no prompt")
         texts = [f"{p.history}\n{text}" if p.history and self._adds() else text for p, text in have]
         vectors = self._encoding().encode(
-            texts, batch_size=config.encoder.batch_size, faults=self.faults, name=lambda row: have[row][0].label
+            texts,
+            batch_size=config.encoder.batch_size,
+            faults=self.faults,
+            name=lambda row: have[row][0].label,
+            engine=self._engine,
         )
         if len(have) < of:
             self._say(f"{of - len(have):,} of {of:,} have no knowledge and no row:\n{self.faults.summary()}")

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 
 from common.config import make_config
+from common.engine.base import Engine
+from common.engine.local import LOCAL
 from common.errors import ConfigError
 from common.tokenizers.collisions import collision_report
 from common.tokenizers.files import SidFile, read_vectors, write_sids
@@ -74,8 +76,11 @@ def fit_ids(
     rank_codes: int,
     device: str,
     say: Say,
+    engine: Engine = LOCAL,
 ) -> None:
     """Fit on the items that have all modalities (or read `model`); write `out` and `out`/ids.parquet.
+
+    The workers of `engine` encode, where it has some.
 
     Raises
     ------
@@ -95,7 +100,9 @@ def fit_ids(
         raise ConfigError("a fitted tokenizer has its settings", where="--set", got=", ".join(overrides))
     else:
         tokenizer = UniCode.load(model)
-    ids, codes, lacking = item_codes(tokenizer, features, tuple(sources), pool=pool, missing=missing, encoders=encoders)
+    ids, codes, lacking = item_codes(
+        tokenizer, features, tuple(sources), pool=pool, missing=missing, encoders=encoders, engine=engine
+    )
     for name, count in lacking.items():
         if count:
             say(f"{count:,} of {len(ids):,} items have no {name}: they take the codes of what they have")

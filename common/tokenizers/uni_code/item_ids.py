@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Literal
 
 import numpy as np
 
+from common.engine.base import Engine
+from common.engine.local import LOCAL
 from common.errors import ConfigError, DataError
 from common.tokenizers.semantic_ids import SemanticIdMap
+from common.tokenizers.spread import step_codes
+from common.tokenizers.uni_code.inputs import as_steps
 from common.tokenizers.uni_code.tokenizer import UniCode
 
 Pool = Literal["most", "all"]
@@ -38,6 +43,7 @@ def item_codes(
     pool: Pool = "most",
     missing: Missing = "error",
     encoders: Mapping[str, str] | None = None,
+    engine: Engine = LOCAL,
 ) -> tuple[np.ndarray, np.ndarray, dict[str, int]]:
     """Return item ids int64 [N] (ascending), their codes int32 [N, M or M x T], and how many lacked each modality.
 
@@ -54,6 +60,8 @@ def item_codes(
         in `order` that has the item; the codebook is shared, so that they are codes of the same meaning.
     encoders
         What made the features, by modality; see `UniCode.encode`.
+    engine
+        Its workers encode, where it has some; the codes are the same.
 
     Raises
     ------
@@ -69,7 +77,8 @@ def item_codes(
     there: dict[str, np.ndarray] = {}
     for name in order:
         own, x = features[name]
-        codes = pooled(tokenizer.encode(name, x, encoder=(encoders or {}).get(name, "")), tokenizer.config.codes, pool)
+        encode = partial(tokenizer.encode, name, encoder=(encoders or {}).get(name, ""))
+        codes = pooled(step_codes(encode, as_steps(x, name), engine), tokenizer.config.codes, pool)
         rows = np.searchsorted(ids, own)
         found[name] = np.full((len(ids), codes.shape[1]), -1, np.int32)
         found[name][rows] = codes

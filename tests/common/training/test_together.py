@@ -65,6 +65,15 @@ def test_processes_that_differ_or_fail_say_so(trained: Path) -> None:
     assert "the main process failed" in (trained / "failed-1").read_text()
 
 
+def test_processes_share_the_encoding_of_item_texts(trained: Path) -> None:
+    wanted = [[len(text), int(text)] for text in together.TEXTS]
+    shares = [(trained / f"encoded-{rank}").read_text().split() for rank in range(together.SIZE)]
+    for rank, share in enumerate(shares):
+        assert np.array_equal(np.load(trained / f"texts-{rank}.npy"), np.array(wanted, np.float32))
+        assert len(share) >= 4, "the other process did not do it all"
+    assert sorted(shares[0] + shares[1]) == sorted(together.TEXTS), "no text was encoded twice"
+
+
 def _gradient(model: Any) -> dict[str, torch.Tensor]:
     found = {name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None}
     model.zero_grad(set_to_none=True)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from dataclasses import asdict
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,7 @@ OFFSETS = np.arange(0, 156, 5)
 TIGER = TigerConfig(dim=16, heads=2, feedforward=32, encoder_layers=1, decoder_layers=1, dropout=0, max_items=8)
 SASREC = SasRecConfig(dim=16, heads=2, feedforward=32, encoder_layers=1, dropout=0, max_items=8)
 FIT = FitConfig(epochs=3, learning_rate=3e-3, schedule=ScheduleConfig(type="constant"))
+TEXTS = [str(3**number) for number in range(30)]
 CASES = ("tiger", "one example a row", "sasrec", "few rows")
 
 
@@ -94,6 +97,7 @@ def _process(folder: Path, rank: int) -> None:
     again = fit("tiger", folder / "late", world, evaluate=None)[1]
     assert again.resumed_from == late.steps
     _together(folder, world)
+    _texts(folder, world)
     torch.distributed.destroy_process_group()
 
 
@@ -119,6 +123,33 @@ def _together(folder: Path, world: World) -> None:
             raise AssertionError("the others have no turn")
     except (OSError, ConfigError) as error:
         (folder / f"failed-{world.rank}").write_text(str(error))
+
+
+class Lengths:
+    """A text encoder that takes its time and writes down whose work a text was."""
+
+    name, revision, preprocessing = "lengths", "1", "none"
+
+    def __init__(self, log: Path) -> None:
+        self.log = log
+
+    def encode(self, texts: list[str], **_: Any) -> np.ndarray:
+        time.sleep(0.2)
+        with self.log.open("a") as file:
+            file.write("".join(f"{text}\n" for text in texts))
+        return np.array([[len(text), int(text)] for text in texts], np.float32)
+
+
+def _texts(folder: Path, world: World) -> None:
+    """Item texts, which the processes encode together."""
+    from common.encoders import store, text
+    from common.generative import item_sources
+    from common.generative.config import TextsConfig
+
+    text.build_text_encoder = lambda *_, **__: Lengths(folder / f"encoded-{world.rank}")
+    store.EmbeddingStore = partial(store.EmbeddingStore, shard_items=4)
+    found = item_sources.encode_texts(TEXTS, TextsConfig(batch_size=4), folder / "texts")
+    np.save(folder / f"texts-{world.rank}.npy", found)
 
 
 def _write(path: Path, model: GenerativeRetriever, result: FitResult) -> None:
