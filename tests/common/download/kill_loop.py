@@ -55,28 +55,35 @@ def recorded(root: Path) -> bool:
     return entry is None or entry.sha256 == state(root)["rows"]
 
 
+def kill_after(child: int, seconds: float) -> tuple[bool, float]:
+    """Kill a process when the time is up; return whether that ended it, and after how long it was gone."""
+    began = time.monotonic()
+    while time.monotonic() - began < seconds:
+        if os.waitpid(child, os.WNOHANG)[0]:
+            return False, time.monotonic() - began
+        time.sleep(0.001)
+    os.kill(child, signal.SIGKILL)
+    return os.WIFSIGNALED(os.waitpid(child, 0)[1]), time.monotonic() - began
+
+
 def main() -> None:
     """Run the loop."""
     root, address, rounds, seed = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
-    rng, whole = random.Random(seed), 0.0
+    rng, whole = random.Random(seed), 60.0
     options = Options(again=True, choices=Choices(accept_changes=True))
     for number in range(rounds + 1):
-        began = time.monotonic()
         child = os.fork()
         if child == 0:
             setup = make_setup({}, root, Net(read=5.0, backoff=0.01), lambda _: None)
             download(parts(address), root, options, setup, lambda _: [])
             os._exit(0)
-        if number == 0:  # the first one comes to its end, and tells how long that takes
-            os.waitpid(child, 0)
-            whole = time.monotonic() - began
-            continue
-        time.sleep(rng.uniform(0, 1.3 * whole))
-        os.kill(child, signal.SIGKILL)
-        _, status = os.waitpid(child, 0)
-        before = state(root)
-        fits = recorded(root)
-        print(json.dumps({"killed": os.WIFSIGNALED(status), "before": before, "after": state(root), "fits": fits}))
+        # The first one comes to its end. The shortest so far tells how long one takes.
+        killed, took = kill_after(child, rng.uniform(0, 1.3 * whole) if number else whole)
+        whole = whole if killed else min(whole, took)
+        if number:
+            before = state(root)
+            fits = recorded(root)
+            print(json.dumps({"killed": killed, "before": before, "after": state(root), "fits": fits}))
 
 
 if __name__ == "__main__":
