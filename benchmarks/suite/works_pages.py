@@ -50,16 +50,23 @@ def _spread(items: Sequence[Any], count: int) -> list[Any]:
 
 # --- text ---
 
+Reader = Callable[[str, int | None], Sequence[str | None]]
+
 
 def text(system: str, chosen: str) -> Measured:
-    """Read the text of all pages of the documents, in one process."""
+    """Read the text of all pages of the documents, in one process; a page that the library refuses is counted."""
     body = json.loads(Path(chosen).read_text(encoding="utf-8"))
-    read = {"kit": _kit_text, "pypdf": _pypdf, "pdfplumber": _pdfplumber, "pypdfium2": _pypdfium2}[system]
+    readers: dict[str, Reader] = {
+        "kit": _kit_text, "pypdf": _pypdf, "pdfplumber": _pdfplumber, "pypdfium2": _pypdfium2
+    }  # fmt: skip
+    read = readers[system]
     read(body["files"][0], 1)  # imports
     with clock() as took:
         texts = [page for path in body["files"] for page in read(path, None)]
     assert len(texts) == body["pages"]
-    return Measured({"text": took.sample(len(texts))}, {"k words": sum(len(page.split()) for page in texts) / 1000})
+    words = sum(len(page.split()) for page in texts if page is not None)
+    refused = sum(page is None for page in texts)
+    return Measured({"text": took.sample(len(texts))}, {"k words": words / 1000, "pages refused": refused})
 
 
 def _kit_text(path: str, most: int | None) -> list[str]:
@@ -81,10 +88,18 @@ def _pypdfium2(path: str, most: int | None) -> list[str]:
         document.close()
 
 
-def _pypdf(path: str, most: int | None) -> list[str]:
-    from pypdf import PdfReader
+def _pypdf(path: str, most: int | None) -> list[str | None]:
+    """Return the text, None of a page that is too much for it: it reads a limited number of tokens a page."""
+    from pypdf import PageObject, PdfReader
+    from pypdf.errors import LimitReachedError
 
-    return [page.extract_text() for page in PdfReader(path).pages[:most]]
+    def text_of(page: PageObject) -> str | None:
+        try:
+            return page.extract_text()
+        except LimitReachedError:
+            return None
+
+    return [text_of(page) for page in PdfReader(path).pages[:most]]
 
 
 def _pdfplumber(path: str, most: int | None) -> list[str]:
