@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 
 import torch
+from torch import nn
 
 
 @contextmanager
@@ -59,6 +60,12 @@ def plain_products() -> Iterator[None]:
         yield
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+def matrix_weights(model: nn.Module) -> int:
+    """Return how many weights a model has outside its embedding tables: each is in a product once a row, or more."""
+    tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    return sum(weight.numel() for weight in model.parameters() if id(weight) not in tables)
 
 
 @lru_cache(maxsize=1)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from common.errors import ConfigError, UserError
-from common.products import fast_products
+from common.products import fast_products, matrix_weights
 from common.progress import bar
 from common.training.distributed import World, check_same, share_weights, told_by_main, total
 from common.training.fit_config import Batches, FitConfig, FitResult
@@ -28,6 +28,8 @@ from common.training.state import remove_state
 __all__ = ["Batches", "FitConfig", "FitResult", "Trainable", "evaluating", "fit_model"]
 
 CHECKPOINT_SECONDS = 60.0
+WORTH = 1 << 21
+"""Weights times rows of a step from which on oneDNN's products pay; a row is a sequence of some tokens."""
 Say = Callable[[str], object]
 M = TypeVar("M", bound=nn.Module)
 
@@ -163,7 +165,8 @@ class _Fit:
         self._before = (time.monotonic() - progress.seconds, time.process_time() - spent)
         # Each step seeds torch: the caller's random state is his own.
         cuda = [self.device] if self.device.type == "cuda" else []
-        products = fast_products(self.device)
+        rows = max(map(len, self.batches.epoch(0)), default=0)
+        products = fast_products(self.device, enabled=matrix_weights(self.model) * rows >= WORTH)
         with self.interrupt, repeatable(self.device), products, torch.random.fork_rng(devices=cuda):
             while progress.stopped is None:
                 self._epoch()

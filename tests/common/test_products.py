@@ -69,3 +69,10 @@ def test_a_processor_that_rounds_to_bfloat16_is_found_out(monkeypatch: pytest.Mo
     monkeypatch.setattr(products, "exact", lambda: False)
     with fast_products("cpu") as used:
         assert not used and setting() == "highest"
+
+
+def test_weights_in_products_are_those_outside_of_tables_each_once() -> None:
+    table, layer = torch.nn.Embedding(50, 8), torch.nn.Linear(8, 3)
+    head = torch.nn.Linear(8, 50, bias=False)
+    head.weight = table.weight  # tied
+    assert products.matrix_weights(torch.nn.Sequential(table, layer, head)) == 8 * 3 + 3

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from common.errors import ConfigError, DataError
+from common.products import matrix_weights
 from track2_mmctr.config import LossConfig, TrainConfig
 from track2_mmctr.datasets.tables import CtrData
 
@@ -47,9 +48,7 @@ def has_batch_norm(model: nn.Module) -> bool:
 
 def large(model: nn.Module, batch_size: int) -> bool:
     """Whether a step's products of matrices are worth a kernel of oneDNN's for every new shape."""
-    tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
-    weights = sum(weight.numel() for weight in model.parameters() if id(weight) not in tables)
-    return weights * batch_size >= WORTH
+    return matrix_weights(model) * batch_size >= WORTH
 
 
 def make_optimizer(model: nn.Module, config: TrainConfig, device: torch.device) -> torch.optim.Adam:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from common.errors import ConfigError
+from common.products import exact
 from common.training.fit import FitConfig, fit_model
 from common.training.fit_state import copy_weights, learnt_state, restore
 from common.training.schedule import ScheduleConfig
@@ -122,3 +123,15 @@ def test_weights_of_another_model_are_refused() -> None:
     assert bytes_of(model) == bytes_of(made())
     with pytest.raises(RuntimeError, match=r"head\.bias"):
         restore(model, {name: value for name, value in kept.items() if name != "head.bias"})
+
+
+def test_small_steps_keep_the_products_of_small_matrices(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, used = made(), set[str]()
+    hook = model.head.register_forward_pre_hook(lambda *_: used.add(torch.get_float32_matmul_precision()))
+    fit_model(model, Numbers(), FIT, key={}, seed=1)
+    assert used == {"highest"}
+    used.clear()
+    monkeypatch.setattr("common.training.fit.WORTH", 49 * 10)  # weights times rows of a step
+    fit_model(model, Numbers(), FIT, key={}, seed=1)
+    assert used == {"medium" if exact() else "highest"}
+    hook.remove()
