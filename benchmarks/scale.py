@@ -60,6 +60,7 @@ def main(
         constants = constants_of(bodies) if bodies else stored()
         if save:
             write_text(STORED, json.dumps(constants.to_json(), indent=1, ensure_ascii=False) + "\n")
+            constants = stored(STORED)  # rounded: what the page says is computed from what is kept
         for name, table in TABLES.items():
             typer.echo(f"\n{name}\n\n{table(constants)}")
         if page is not None:
