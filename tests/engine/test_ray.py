@@ -135,7 +135,7 @@ def test_knowledge_has_the_bytes_of_one_process(
     """Long texts, which the workers cut into pieces."""
     monkeypatch.setattr("common.representation.kar.encoder.EmbeddingStore", partial(EmbeddingStore, shard_items=4))
     texts = [" ".join(f"{word} {i}" for word in ("film", "actor", "year") * 12) for i in range(10)]
-    config = EncoderConfig(max_tokens=32)
+    config = EncoderConfig(model="BAAI/bge-small-en-v1.5", max_tokens=32)
     alone = build_knowledge_encoder(config, tmp_path / "a").encode(texts, batch_size=2)
     monkeypatch.delattr(KnowledgeEncoder, "encode_batch")  # of this process: the workers have theirs
     spread = build_knowledge_encoder(config, tmp_path / "b").encode(texts, batch_size=2, engine=ray_engine)
