@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
-import shutil
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from common.disk import existing, free_bytes
 from common.encoders.packaged import PACKAGED, package_folder
 from common.experiment import cores, cpu_name
 from common.kaggle.credentials import LOGIN, all_credentials
@@ -204,10 +204,7 @@ def check_gpu() -> Check:
 
 def check_disk(name: str, folder: Path) -> Check:
     """Report the free space where `folder` is or will be, and whether it can be written."""
-    place = folder.absolute()
-    while not place.exists():
-        place = place.parent
-    free = shutil.disk_usage(place).free
+    place, free = existing(folder), free_bytes(folder)
     found = f"{free / 1e9:.0f} GB free in {folder}"
     if name != "data" and not os.access(place, os.W_OK):
         return Check(f"disk: {name}", "fail", f"{place} is not writable", f"choose another {name} folder")

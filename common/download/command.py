@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from common.disk import free_bytes
 from common.download.fetcher import Choices, Fetcher, summed_up
 from common.download.journal import recover, tidy
 from common.download.net import Net, Say
@@ -14,7 +15,7 @@ from common.download.plan import PartPlan, Planner, table, total_left
 from common.download.record import Record
 from common.download.source import HUB, Setup
 from common.download.sources import opener
-from common.download.space import disk_errors, free_bytes, locked, require_space
+from common.download.space import disk_errors, locked, require_space
 from common.errors import ConfigError, DataError, UserError
 
 Check = Callable[[Path], list[str]]

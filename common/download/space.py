@@ -3,27 +3,19 @@
 from __future__ import annotations
 
 import errno
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from common.disk import free_bytes
 from common.download.meter import size_text
 from common.download.record import FOLDER
 from common.errors import DataError
 
 RESERVE = 500 * 10**6
 """Bytes that a download leaves free."""
-
-
-def free_bytes(folder: Path) -> int:
-    """Return the free space where `folder` is or will be."""
-    place = folder.absolute()
-    while not place.exists():
-        place = place.parent
-    return shutil.disk_usage(place).free
 
 
 def require_space(folder: Path, needed: int, what: str) -> None:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from common.disk import free_bytes
 from common.errors import ConfigError
 
 OBJECT_STORE = 256 << 20
@@ -99,14 +100,14 @@ def require_ray() -> Any:
 
 
 def _start(ray: Any, workers: int, object_store: int) -> Any:
-    folder, needed = tempfile.gettempdir(), object_store + MIN_DISK
-    if (free := shutil.disk_usage(folder).free) < needed:
+    folder, needed = _folder(), object_store + MIN_DISK
+    if (free := free_bytes(folder)) < needed:
         raise ConfigError(
             "too little disk for a local Ray cluster",
             where=folder,
             expected=f"{needed / 2**30:.1f} GiB for its logs and spilled objects",
             got=f"{free / 2**30:.1f} GiB free",
-            todo="free some, set TMPDIR to a folder of another disk, or leave out --engine ray",
+            todo="free some, set RAY_TMPDIR to a folder of another disk, or leave out --engine ray",
         )
     try:
         return ray.init(
@@ -121,6 +122,15 @@ def _start(ray: Any, workers: int, object_store: int) -> Any:
     except Exception as error:
         ray.shutdown()
         raise _refused("a local Ray cluster cannot start", None, error) from error
+
+
+def _folder() -> Path:
+    """Return where a local cluster writes; Ray asks the environment."""
+    try:
+        from ray._common.utils import get_default_system_temp_dir
+    except ImportError:
+        return Path(tempfile.gettempdir())
+    return Path(get_default_system_temp_dir())
 
 
 def _join(ray: Any, address: str) -> Any:

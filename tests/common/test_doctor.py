@@ -98,7 +98,7 @@ def test_an_empty_file_is_a_failed_download(tmp_path):
 def test_disk(tmp_path, monkeypatch):
     usage = namedtuple("usage", "total used free")
     for free, status in ((50 * 10**9, "ok"), (5 * 10**9, "warn"), (10**8, "fail")):
-        monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _, free=free: usage(10**12, 0, free))
+        monkeypatch.setattr("shutil.disk_usage", lambda _, free=free: usage(10**12, 0, free))
         assert check_disk("cache", tmp_path / "not" / "yet").status == status
     monkeypatch.setattr(doctor.os, "access", lambda *_: False)
     assert check_disk("runs", tmp_path).status == "fail"

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -87,3 +88,13 @@ def test_a_full_disk_is_one_error_before_a_cluster_starts(monkeypatch: pytest.Mo
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=1 << 30))
     with pytest.raises(ConfigError, match=r"too little disk[\s\S]*1\.2 GiB[\s\S]*1\.0 GiB free"), connect(None, 2):
         pass
+
+
+def test_the_disk_that_counts_is_the_one_that_ray_writes_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("ray", reason="needs Ray: pip install -r requirements-cluster.txt")
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / "not" / "yet"))
+    asked: list[Path] = []
+    monkeypatch.setattr("shutil.disk_usage", lambda place: asked.append(place) or SimpleNamespace(free=0))
+    with pytest.raises(ConfigError, match="not/yet"), connect(None, 2):
+        pass
+    assert asked == [tmp_path]

@@ -11,6 +11,7 @@ import time
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -207,8 +208,11 @@ def test_codes_of_several_modalities_are_those_of_one_process(
     tokenizer = UniCode(tiny()).fit({name: x[:20] for name, (_, x) in made.items()}, seed=0)
     _, alone, _ = uni_code_codes(tokenizer, made, tuple(made), pool="all")
     monkeypatch.setattr("common.tokenizers.uni_code.item_ids.step_codes", partial(step_codes, size=16))
+    pool = Mock(wraps=ray_engine.pool)
+    monkeypatch.setattr(ray_engine, "pool", pool)
     _, codes, _ = uni_code_codes(tokenizer, made, tuple(made), pool="all", engine=ray_engine)
     np.testing.assert_array_equal(codes, alone)
+    assert pool.call_count == len(made)  # the workers encoded
     made["text"][1][41, 0, 0] = np.nan
     with pytest.raises(DataError, match="text, row 41"):
         uni_code_codes(tokenizer, made, tuple(made), engine=ray_engine)
