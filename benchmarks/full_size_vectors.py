@@ -75,7 +75,7 @@ def main(root: Path) -> None:
     single = RandomEncoder("random-dense", width, dense.max_tokens, tokens=False)
     with patch("track1_mdr.routes.colbert.build_token_encoder", lambda *_, **__: tokens):
         token_route = ColbertRoute(colbert, environment)
-    with patch("track1_mdr.routes.dense_text.build_text_encoder", lambda *_, **__: single):
+    with patch("track1_mdr.routes.text_vectors.build_text_encoder", lambda *_, **__: single):
         dense_route = DenseTextRoute(dense, environment)
     for name, route in (("dense", dense_route), ("colbert", token_route)):
         with stage(f"{name}: store the vectors"):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from benchmarks.full_size import run_watched
+from benchmarks.full_size_vectors import main as vectors
 from benchmarks.synthetic_pages import Size, page_counts, write_dataset
 from common.faults import FaultLog
 from track1_mdr.config import DataConfig
@@ -36,6 +37,16 @@ def test_the_made_up_set_passes_the_loader_and_its_gold_can_be_found(tmp_path):
         found.append(rows[int(np.argmax(rare))] in gold)
         chance.append(1 / len(rows))
     assert np.mean(found) > 4 * np.mean(chance)
+
+
+def test_made_up_vectors_go_through_both_routes(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    write_dataset(tmp_path, Size(documents=4, pages=24, questions=9, image_bytes=2_000))
+    vectors(tmp_path)
+    said = capsys.readouterr().out
+    assert said.count("scores for 9 questions") == 2 and " 0 scores" not in said
+    assert "GB of vectors on disk, 0 faults" in said
+    stored = {path.parent.name for path in (tmp_path / "vector_cache").rglob("*.npy")}
+    assert len(stored) == 4 and all(name.startswith("random-") for name in stored)  # passages and questions
 
 
 def test_memory_of_a_child_and_of_its_child_is_measured(tmp_path: Path):
